@@ -1,0 +1,175 @@
+"""The commands and their options, as typer reads them.
+
+Only words and exit codes: what a command does is in the module of its name.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from resumable_llm.cli import demo as demos
+from resumable_llm.cli import stream as streams
+from resumable_llm.cli.display import PlainAudience, TerminalAudience, save_picture
+from resumable_llm.policy import RetryPolicy
+
+app = typer.Typer(
+    name="resumable-llm",
+    help="LLM streams that survive dropped connections.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"resumable-llm {version('resumable-llm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    for output in (sys.stdout, sys.stderr):
+        if hasattr(output, "reconfigure"):  # a model may say what the terminal cannot show
+            output.reconfigure(errors="replace")
+
+
+class Api(str, Enum):
+    """APIs that the demo can speak."""
+
+    chat = "chat"
+    responses = "responses"
+
+
+@app.command()
+def demo(
+    server: Annotated[
+        Optional[str], typer.Option(metavar="URL", help="Use this OpenAI-compatible server (http only), not llama.cpp.")
+    ] = None,
+    model: Annotated[Optional[str], typer.Option(metavar="NAME", help="The model's name on that server.")] = None,
+    cuts: Annotated[int, typer.Option(min=1, max=60, help="How many times the connection is cut.")] = 6,
+    seed: Annotated[int, typer.Option(help="Chooses the kinds and places of the cuts.")] = 1,
+    api: Annotated[Api, typer.Option(help="The API that the client speaks.")] = Api.chat,
+    recorded: Annotated[bool, typer.Option("--recorded", help="Play back a recorded answer; no model needed.")] = False,
+    svg: Annotated[Optional[Path], typer.Option(metavar="FILE", hidden=True, help="Save the last frame.")] = None,
+) -> None:
+    """Cut a real model's answer again and again, and read it whole.
+
+    The official openai client asks a small model (fetched once, about 93 MB) the same question twice at the same time, over
+    connections that are cut: plain, and wrapped by this library. In the end the server is asked for its own record of the
+    answer, which must be what the wrapped client received, byte for byte.
+
+    Exit codes: 0 byte for byte identical; 1 not; 2 wrong usage; 3 the demo cannot run here; 130 interrupted by Ctrl-C.
+    """
+    if recorded and server:
+        raise typer.BadParameter("--recorded plays a recording and --server asks a server: take one of them")
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    audience = TerminalAudience(out, err, recorded=recorded) if out.is_terminal else PlainAudience(out, err)
+    settings = demos.Settings(server=server, model=model, cuts=cuts, seed=seed, api=api.value, recorded=recorded)
+    try:
+        plain, wrapped, outcome = demos.run(settings, audience)
+    except demos.DemoUnavailable as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        raise typer.Exit(3) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    audience.conclude(plain, wrapped, outcome)
+    if svg is not None:
+        save_picture(svg, plain, wrapped, outcome, recorded=recorded)
+    raise typer.Exit(0 if outcome.identical else 1)
+
+
+@app.command()
+def stream(
+    url: Annotated[Optional[str], typer.Argument(metavar="URL", help="Where the stream is. Not with --resume.")] = None,
+    method: Annotated[
+        Optional[str], typer.Option("-X", "--request", metavar="METHOD", help="Default: GET, or POST with --data.")
+    ] = None,
+    data: Annotated[
+        Optional[str],
+        typer.Option("-d", "--data", metavar="DATA|@FILE", help="Request body; JSON unless a header says otherwise."),
+    ] = None,
+    header: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "-H", "--header", metavar="'NAME: VALUE'", help="Request header; never written to the checkpoint."
+        ),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Write the answer's text: the default where it is known.")
+    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Write whole events, as an event stream.")] = False,
+    checkpoint: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Keep the place here, event by event; removed at the end.")
+    ] = None,
+    resume: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Go on from this checkpoint, and keep it up to date.")
+    ] = None,
+    timeout: Annotated[
+        Optional[float],
+        typer.Option(min=0.001, metavar="SECONDS", help="Longest wait for the next event; pings do not count."),
+    ] = None,
+    deadline: Annotated[
+        Optional[float], typer.Option(min=0.001, metavar="SECONDS", help="Longest time for the whole answer.")
+    ] = None,
+) -> None:
+    """curl for streams that survive: events to stdout as they come, all else to stderr.
+
+    With --checkpoint, a reader that was killed, even with kill -9, goes on in a new process with --resume: both outputs put
+    together are the whole. An event is written first and noted in the file right after, so nothing is lost; a kill in the
+    few microseconds between the two writes that one event again.
+
+    Exit codes: 0 complete; 1 interrupted, can go on from the checkpoint; 2 wrong usage; 3 the rest cannot be had: not kept,
+    expired, or failed; 4 the request was refused, or answered with no event stream; 130 Ctrl-C, can go on from the checkpoint.
+    """
+    if (url is None) == (resume is None):
+        raise typer.BadParameter("give a URL, or --resume FILE")
+    if resume and checkpoint:
+        raise typer.BadParameter("--resume keeps its own file up to date: leave out --checkpoint")
+    if text and raw:
+        raise typer.BadParameter("--text or --raw, not both")
+    body = _body(data)
+    headers = [_header(line) for line in header or []]
+    if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
+        headers.append(("Content-Type", "application/json"))
+    waits = {} if timeout is None else {"first_event_timeout": timeout, "event_timeout": timeout}
+    job = streams.Job(
+        url=url,
+        method=method or ("GET" if body is None else "POST"),
+        headers=tuple(headers),
+        body=body,
+        form="text" if text else "raw" if raw else None,
+        checkpoint=checkpoint or resume,
+        policy=RetryPolicy(deadline=deadline, **waits),
+    )
+    raise typer.Exit(streams.run(job, sys.stdout.buffer, sys.stderr))
+
+
+def _body(data: str | None) -> bytes | None:
+    if data is None or not data.startswith("@"):
+        return None if data is None else data.encode()
+    if data == "@-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(data[1:]).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"--data {data}: {error}") from None
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon or not name.strip():
+        raise typer.BadParameter("--header takes 'Name: value'")
+    return name.strip(), value.strip()

@@ -1,0 +1,197 @@
+"""The command that reads one event stream: events to stdout, the place behind the last one to a checkpoint file.
+
+Knows streams by the public API only, and options only as plain values.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TextIO
+
+import httpx
+import httpx_sse
+
+import resumable_llm as rl
+from resumable_llm.core.events import encode_event
+from resumable_llm.streams import ResumableStream
+
+Form = Literal["text", "data", "raw"]
+
+COMPLETE, INTERRUPTED, USAGE, GONE, REFUSED, CTRL_C = 0, 1, 2, 3, 4, 130
+"""Exit codes."""
+
+_GONE = (rl.CannotResume, rl.ResumeExpired, rl.GapDetected, rl.ReplayDiverged, rl.UpstreamFailed)
+_PAGE = 4096
+_CONNECT_ONLY = httpx.Timeout(30, read=None)  # how long a silence may be is the policy's affair
+_ANY_EVENT_STREAM = "last_event_id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to read, and how.
+
+    Attributes:
+        url: Where the stream is; None to go on from the checkpoint file.
+        method: HTTP method.
+        headers: Name and value pairs; sent, and written nowhere.
+        body: The request's body, if there is one.
+        form: What is written of each event; None: its text where the dialect knows it, else its data on a line.
+        checkpoint: The file that keeps the place.
+        policy: When to try again.
+    """
+
+    url: str | None = None
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    form: Form | None = None
+    checkpoint: Path | None = None
+    policy: rl.RetryPolicy
+
+
+class CheckpointFile:
+    """Keeps a checkpoint in a file, at the cost of one small write an event.
+
+    After `kill -9` the file holds one of the last two checkpoints, whole. It is not forced onto the disk: a power cut may
+    leave an older one.
+
+    Args:
+        path: Where it will be, from the first checkpoint on.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the first token was paid for
+
+    def save(self, checkpoint: rl.Checkpoint) -> None:
+        """Replace what the file holds."""
+        # Within one page of memory a write is done whole or not at all, whatever becomes of the process, and costs two
+        # microseconds. A new file moved into place can be of any size, but costs two hundred times as much on ext4.
+        record = checkpoint.to_json().encode().ljust(_PAGE - 1) + b"\n"
+        if self._file is not None and len(record) == _PAGE:
+            self._file.seek(0)
+            self._file.write(record)
+            return
+        self.close()
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=self._path.name, delete=False) as fresh:
+            fresh.write(record)
+        os.replace(fresh.name, self._path)
+        if len(record) == _PAGE:
+            self._file = self._path.open("r+b", buffering=0)
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def run(job: Job, out: BinaryIO, err: TextIO) -> int:
+    """Read a stream to its end.
+
+    Args:
+        job: What to read, and how.
+        out: Where events go.
+        err: Where all else goes.
+
+    Returns:
+        The exit code.
+    """
+
+    def say(line: str) -> None:
+        print(f"resumable-llm: {line}", file=err, flush=True)
+
+    def hear(notice: rl.Notice) -> None:
+        if notice.kind == "drop":
+            say(f"dropped after {notice.events} events: {notice.reason}")
+        elif notice.kind == "wait":
+            say(f"next attempt in {notice.seconds:.1f} s")
+
+    try:
+        start = rl.Checkpoint.from_json(job.checkpoint.read_bytes()) if job.checkpoint and job.url is None else None
+        file = CheckpointFile(job.checkpoint) if job.checkpoint else None
+    except (OSError, ValueError) as error:
+        say(f"{job.checkpoint}: {error}")
+        return USAGE
+    try:
+        with httpx.Client(timeout=_CONNECT_ONLY) as client, _open(client, job, start, hear) as stream:
+            for piece in _pieces(stream, job.form):
+                out.write(piece)
+                out.flush()
+                if file is not None:
+                    file.save(stream.checkpoint)
+            report = stream.report
+    except KeyboardInterrupt:
+        return _stopped("interrupted by Ctrl-C", CTRL_C, job, say)
+    except BrokenPipeError:
+        return _stopped("nobody reads the output any more", INTERRUPTED, job, say)
+    except (httpx.HTTPStatusError, httpx_sse.SSEError) as error:
+        say(f"refused: {error}")
+        return REFUSED
+    except _GONE as error:
+        say(f"{type(error).__name__}: {error}")
+        return GONE
+    except rl.ResumableError as error:
+        return _stopped(f"{type(error).__name__}: {error}", INTERRUPTED, job, say)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        say(f"{type(error).__name__}: {error}")
+        return REFUSED
+    finally:
+        if file is not None:
+            file.close()
+    if job.checkpoint is not None:
+        job.checkpoint.unlink(missing_ok=True)  # nothing is left to go on with
+    if report.drops:
+        say(f"{len(report.drops)} drops hidden, {report.seconds_lost:.1f} s lost")
+    if not report.end_proved:
+        say("the connection ended in order, but nothing proves that the answer is complete")
+    return COMPLETE
+
+
+def _open(
+    client: httpx.Client, job: Job, start: rl.Checkpoint | None, hear: Callable[[rl.Notice], None]
+) -> AbstractContextManager[ResumableStream]:
+    settings: dict[str, Any] = {"headers": list(job.headers), "policy": job.policy, "on_event": hear}
+    if job.body is not None:
+        settings["content"] = job.body
+    if start is not None:
+        return rl.resume_sse(client, start, **settings)
+    return rl.connect_sse(client, job.method, job.url, **settings)
+
+
+def _pieces(stream: ResumableStream, form: Form | None) -> Iterator[bytes]:
+    """What is written, one piece an event; a checkpoint taken at a piece lies behind all that was written."""
+    match form or ("data" if stream.report.dialect == _ANY_EVENT_STREAM else "text"):
+        case "raw":
+            for event in stream:
+                name = None if event.event == "message" else event.event
+                yield encode_event(event.data, event=name, id=event.id or None, retry=event.retry)
+        case "data":
+            for event in stream:
+                yield event.data.encode() + b"\n"
+        case _:
+            # Some servers cut a character outside the basic plane in two, half of it in one event and half in the next.
+            halves = codecs.getincrementaldecoder("utf-16-le")("replace")
+            for text in stream.text_deltas():
+                if whole := halves.decode(text.encode("utf-16-le", "surrogatepass")):
+                    yield whole.encode()
+
+
+def _stopped(why: str, code: int, job: Job, say: Callable[[str], None]) -> int:
+    say(why)
+    if job.checkpoint is not None and job.checkpoint.exists():
+        say(f"to go on: resumable-llm stream --resume {shlex.quote(str(job.checkpoint))}")
+    else:
+        say("no checkpoint was kept: --checkpoint FILE would have made it possible to go on")
+    return code

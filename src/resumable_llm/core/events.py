@@ -1,0 +1,206 @@
+"""Bytes to events and back, exactly as the WHATWG rules for event streams say.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (section 9.2), read 2026-11-22.
+Nothing here knows of HTTP, of providers or of resuming. Work per event is proportional to its own bytes, however they are cut.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from resumable_llm.core.errors import EventTooLarge
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Default bound on one event, in bytes: an image answer in base64 fits, an endless line does not."""
+
+BOM = b"\xef\xbb\xbf"
+
+_new = tuple.__new__  # a named tuple's own constructor costs twice as much
+
+# A line ends in CRLF, LF or CR; a blank line is one line end behind another. The CR of a CRLF is no line end by itself.
+_BLANK_LINE = re.compile(rb"\n\n|(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+
+
+class BlockSplitter:
+    """Cuts a byte stream behind each blank line; what is not yet closed by one is kept back.
+
+    The blocks and the rest put together are the input, byte for byte.
+
+    Args:
+        max_bytes: Bound on one block, in bytes.
+    """
+
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._rest = bytearray()
+
+    @property
+    def pending(self) -> int:
+        """Bytes held back, of an event that has not ended."""
+        return len(self._rest)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take more bytes.
+
+        Args:
+            chunk: Any number of bytes, cut anywhere.
+
+        Returns:
+            The blocks that are now whole, each with the blank line that closes it.
+
+        Raises:
+            EventTooLarge: An event has grown beyond the bound.
+        """
+        rest = self._rest
+        # A line end can be three bytes old when the one that makes the line blank arrives, so only the seam is looked at
+        # again: an event that comes in a thousand pieces is searched once, not a thousand times.
+        if rest:
+            seam = bytes(rest[-3:]) + chunk
+            if not (_BLANK_LINE.search(seam) if 13 in seam else b"\n\n" in seam):
+                rest += chunk
+                if len(rest) > self._max_bytes:
+                    self._refuse()
+                return []
+            whole = bytes(rest) + chunk
+            rest.clear()
+        else:
+            whole = chunk
+        if 13 in whole:
+            blocks = self._split_at_any_line_end(whole)
+        else:
+            parts = whole.split(b"\n\n")
+            rest += parts.pop()
+            blocks = [part + b"\n\n" for part in parts]
+        if len(whole) > self._max_bytes and max(len(rest), *map(len, blocks), 0) > self._max_bytes:
+            self._refuse()
+        return blocks
+
+    def _split_at_any_line_end(self, whole: bytes) -> list[bytes]:
+        blocks, start = [], 0
+        for found in _BLANK_LINE.finditer(whole):
+            blocks.append(whole[start : found.end()])
+            start = found.end()
+        self._rest += whole[start:]
+        return blocks
+
+    def _refuse(self) -> None:
+        raise EventTooLarge(
+            f"an event of more than {self._max_bytes:,} bytes: raise max_event_bytes if the server is right to send it"
+        )
+
+
+class Fields(NamedTuple):
+    """The fields of one block; None where the block does not have the field."""
+
+    event: str | None
+    data: str | None
+    id: str | None
+    retry: int | None
+
+
+def parse_block(block: bytes) -> Fields:
+    """Read the fields of one block.
+
+    Args:
+        block: The bytes up to and with a blank line, without the stream's byte order mark.
+
+    Returns:
+        The fields. ``data`` is None if there is no data line: such a block dispatches no event, yet its id and retry count.
+    """
+    only, _, after = block.partition(b"\n")
+    if after == b"\n" and only.startswith(b"data: ") and 13 not in only:  # most events are one line
+        return _new(Fields, (None, only[6:].decode("utf-8", "replace"), None, None))
+    text = block.decode("utf-8", "replace")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    event: str | None = None
+    data: str | None = None
+    last_event_id: str | None = None
+    retry: int | None = None
+    for line in text.split("\n"):
+        if line.startswith("data:"):
+            value = line[6:] if line.startswith(" ", 5) else line[5:]
+            data = value if data is None else f"{data}\n{value}"
+            continue
+        name, _, value = line.partition(":")
+        if value.startswith(" "):
+            value = value[1:]
+        if name == "event":
+            event = value
+        elif name == "id":
+            if "\0" not in value:
+                last_event_id = value
+        elif name == "data":
+            data = "" if data is None else f"{data}\n"
+        elif name == "retry" and value.isascii() and value.isdigit():
+            retry = int(value[:18])
+    return _new(Fields, (event, data, last_event_id, retry))
+
+
+class Event(NamedTuple):
+    """An event as the rules dispatch it."""
+
+    event: str
+    data: str
+    id: str
+    retry: int | None
+
+
+class EventDecoder:
+    """The whole way from bytes to dispatched events, for those who need nothing else.
+
+    Args:
+        max_bytes: Bound on one event, in bytes.
+    """
+
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._splitter = BlockSplitter(max_bytes)
+        self._at_start = True
+        self.last_event_id = ""
+        self.retry: int | None = None
+        """The server's wish for the time between connections, in milliseconds."""
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Take more bytes; return the events that they complete. Raises `EventTooLarge`."""
+        events = []
+        for block in self._splitter.feed(chunk):
+            if self._at_start:
+                self._at_start = False
+                block = block.removeprefix(BOM)
+            event, data, last_event_id, retry = parse_block(block)
+            if last_event_id is not None:
+                self.last_event_id = last_event_id
+            if retry is not None:
+                self.retry = retry
+            if data is not None:
+                events.append(_new(Event, (event or "message", data, self.last_event_id, retry)))
+        return events
+
+
+def encode_event(data: str, *, event: str | None = None, id: str | None = None, retry: int | None = None) -> bytes:
+    """Write one event.
+
+    Args:
+        data: The payload; each of its lines becomes a data line.
+        event: The event's name; no line end in it.
+        id: The event's id; no line end and no NUL in it.
+        retry: Milliseconds.
+
+    Returns:
+        The event with its blank line.
+
+    Raises:
+        ValueError: A field holds what its line cannot carry.
+    """
+    lines = []
+    for name, value in (("event", event), ("id", id)):
+        if value is not None:
+            if any(character in value for character in "\r\n\0"):
+                raise ValueError(f"{name} must not hold a line end or NUL: {value!r}")
+            lines.append(f"{name}: {value}\n")
+    if retry is not None:
+        lines.append(f"retry: {retry:d}\n")
+    for line in data.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        lines.append(f"data: {line}\n")
+    return "".join(lines).encode() + b"\n"

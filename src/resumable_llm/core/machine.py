@@ -1,0 +1,783 @@
+"""The state machine: what to do with each byte of an answer, and what to ask for when the answer breaks off.
+
+Theory of operation
+===================
+
+One `Conversation` is one answer, over any number of connections. Whoever drives it reports what happens (`receive_*`, each with
+the time ``now`` in seconds of a clock that never goes back) and performs what it asks (`next_action`); it decides, they act.
+
+    READY ──▶ ASKING ──▶ STREAMING ──▶ ENDED
+                ▲  │         │
+                │  ▼         ▼
+                │ COLLECTING │           a body that is no stream: a poll's answer, a refusal's reason
+                │  │         │
+                └─ WAITING ◀─┴──▶ FAILED
+
+Why a request is made is its *purpose*: FIRST; REPEAT of the first, before anything was delivered; RESUME behind the last event; CONFIRM, a
+resume that asks whether there is more after an end that nothing proves; POLL for the finished answer.
+
+Bytes become blocks (events with their blank line), and each block is judged: seen before, a gap, another answer, or new. New events
+wait in a queue. An event counts as delivered, and moves the position, when `next_action` gives it out; only if several are given out as one
+slice do they count when the next action is asked for. Half an event stays in the splitter and is forgotten at a drop.
+
+A connection ends well if the dialect's terminal event was seen, or if what was said proves the answer complete. Otherwise it is a drop
+if the dialect knows terminal events; if it knows none but ids were seen, the server is asked once more; if there are neither, the end is taken
+and the report says that nothing proved it. After a drop comes a way back, in the order of the design: the dialect's own resume, then
+Last-Event-ID, then the same request if nothing was delivered, then a poll. No way: `CannotResume`. The backoff is the policy's.
+
+Most bytes need none of this. `receive_plain` recognises, in a few instructions, chunks that hold only whole events about which the dialect has
+nothing to say; they pass as they are. Everything that affects the state lives in this file, and every change of state is in `TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from itertools import islice
+from math import isfinite
+from urllib.parse import urljoin
+
+from resumable_llm.core import errors
+from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
+from resumable_llm.core.dialect import Dialect, Finished, StillRunning
+from resumable_llm.core.events import BOM, BlockSplitter, Fields, parse_block
+from resumable_llm.core.model import (
+    Backoff,
+    Checkpoint,
+    Drop,
+    Failure,
+    Headers,
+    Limits,
+    Notice,
+    Position,
+    Progress,
+    Reading,
+    Report,
+    RequestPlan,
+    origin,
+    without_credentials,
+)
+from resumable_llm.core.replay import Counter, Ledger, Verdict
+from resumable_llm.core.transcript import Transcript
+
+
+class State(Enum):
+    """Where the conversation stands."""
+
+    READY = "ready"
+    ASKING = "asking"
+    STREAMING = "streaming"
+    COLLECTING = "collecting"
+    WAITING = "waiting"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+class Input(Enum):
+    """What can happen to it."""
+
+    START = "start"
+    RESPONSE = "response"
+    DATA = "data"
+    EOF = "eof"
+    FAILURE = "failure"
+    WAKEUP = "wakeup"
+
+
+class Purpose(Enum):
+    """Why a request is made."""
+
+    FIRST = "first"
+    REPEAT = "repeat"
+    RESUME = "resume"
+    CONFIRM = "confirm"
+    POLL = "poll"
+
+
+_A, _S, _C, _W, _E, _F = State.ASKING, State.STREAMING, State.COLLECTING, State.WAITING, State.ENDED, State.FAILED
+_OVER = {_W, _A, _E, _F}
+
+TRANSITIONS: dict[State, dict[Input, set[State]]] = {
+    State.READY: {Input.START: {_A, _E, _F}},
+    State.ASKING: {Input.RESPONSE: {_S, _C} | _OVER, Input.FAILURE: _OVER},
+    State.STREAMING: {Input.DATA: _OVER, Input.EOF: _OVER, Input.FAILURE: _OVER},
+    State.COLLECTING: {Input.DATA: {_S} | _OVER, Input.EOF: {_S} | _OVER, Input.FAILURE: _OVER},
+    State.WAITING: {Input.WAKEUP: {_A, _F}},
+    State.ENDED: {},
+    State.FAILED: {},
+}
+"""Every legal input of every state, and the states it may move to; data may also leave the state as it is. Anything else is a
+bug of the driver, or of this file."""
+
+_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_EXPIRED = frozenset({404, 410, 416})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
+_MAX_REFUSAL_BYTES = 64 * 1024
+
+
+class Conversation:
+    """One answer, over any number of connections.
+
+    Args:
+        request: The request that starts the answer, as prepared by the dialect.
+        dialect: Its wire protocol.
+        backoff: Decides how long to wait before an attempt; see `Backoff`.
+        limits: Bounds and times.
+        key: The idempotency key that the request carries, for the checkpoint.
+        checkpoint: Where an earlier process left off; the first request is then a resume.
+        one_by_one: Give out events one at a time, so that the position is exact at each of them.
+    """
+
+    def __init__(
+        self,
+        request: RequestPlan,
+        dialect: Dialect,
+        backoff: Backoff,
+        limits: Limits,
+        *,
+        key: str | None = None,
+        checkpoint: Checkpoint | None = None,
+        one_by_one: bool = False,
+    ) -> None:
+        self._take_dialect(dialect)
+        self.one_by_one = one_by_one
+        self.state = State.READY
+        self.transcript = Transcript(limits.max_transcript_bytes)
+        self.upstream_error: str | None = None
+        """What the server said, in the stream, about why the answer failed."""
+        self._request = request
+        self._backoff = backoff
+        self._limits = limits
+        self._key = key
+        self._start = checkpoint or Checkpoint(dialect.name, request.method, request.url)
+        self._resumed = checkpoint is not None
+        self.transcript.whole = self._start.events == 0
+
+        # Where the answer stands: behind the last block judged, and behind the last one that the caller surely has.
+        self._last_event_id = self._start.last_event_id or request.header("last-event-id") or ""
+        self._offset = self._start.offset
+        self._counter = Counter(self._start.sequence)
+        self._ledger = Ledger(self._start.first_id, self._start.events, self._start.checksum)
+        self._position = self._head()
+        self._progress = Progress(
+            request, self._position, self._start.handle, self._start.location, numbered=bool(self._last_event_id)
+        )
+
+        # The request at hand.
+        self._purpose = Purpose.FIRST
+        self._plan = request
+        self._status = 0
+        self._headers: Headers = {}
+        self._splitter = BlockSplitter(limits.max_event_bytes)
+        self._body = bytearray()
+        self._redirects = 0
+        self._plain = False
+
+        # What to do next.
+        self._queue: deque[Deliver | Notify] = deque()
+        self._in_hand: Deliver | None = None
+        self._last_slice = b""
+        self._standing: Action | None = None
+        self._failing: tuple[type[errors.ResumableError], str, BaseException | None] | None = None
+
+        # What it took.
+        self._started_at = 0.0
+        self._attempts = 0
+        self._answered = False
+        self._drops: list[Drop] = []
+        self._replayed = 0
+        self._failures = 0
+        self._first_failure_at = 0.0
+        self._news = False
+        self._last_data_at = 0.0
+        self._dropped_at: float | None = None
+        self._seconds_lost = 0.0
+        self._retry_floor: float | None = None
+        self._stream_gone = False
+        self._terminal = False
+        self._end_proved = False
+        self._tokens_counted = (0, 0)
+
+    # What a driver calls
+
+    def start(self, now: float) -> None:
+        """Begin. The first action will be to send the request."""
+        self._started_at = now
+        if self._start.complete:
+            self._end(Input.START, proved=True)
+        elif self._resumed:
+            self._ask_again(Input.START, now)
+        else:
+            self._send(Input.START, Purpose.FIRST, self._request, now)
+
+    def receive_response(self, status: int, headers: Headers, now: float) -> None:
+        """The head of a response has come; header names in lower case."""
+        self._expect(Input.RESPONSE)
+        self._status, self._headers = status, headers
+        self._body.clear()
+        starting = self._purpose in (Purpose.FIRST, Purpose.REPEAT)
+        streams = headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
+        if status in (200, 201) and streams and self._purpose is not Purpose.POLL:
+            self._begin_stream(starting, now)
+        elif self._purpose is Purpose.FIRST and (status not in _TRANSIENT or self._request.body is None):
+            self._surface()
+        elif status == 204 and not starting and self._purpose is not Purpose.POLL:
+            self._nothing_more(now)
+        elif status in _REDIRECTS and not starting:
+            self._follow(headers.get("location", ""), now)
+        elif status in _TRANSIENT:
+            self._drop(Input.RESPONSE, Failure(f"the server answered {status}", floor=retry_after(headers)), now)
+        else:
+            self._move(Input.RESPONSE, State.COLLECTING)
+            self._standing = Read()
+
+    def receive_plain(self, chunk: bytes, now: float) -> bool:
+        """Take a chunk that passes as it is.
+
+        Returns:
+            True if the chunk holds only whole events that need no reading: it may go to the caller at once, and counts as
+            delivered. False: nothing was done, `receive_data` must have it.
+        """
+        if not self._plain or 13 in chunk or not self._is_ordinary(chunk):
+            return False
+        self._offset += len(chunk)
+        self._last_slice = chunk
+        self.transcript.add_uncounted(chunk)
+        self._last_data_at = now
+        if not self._news:
+            self._note_news(now)
+        return True
+
+    def receive_data(self, chunk: bytes, now: float) -> None:
+        """Bytes of the body have come."""
+        self._expect(Input.DATA)
+        self._let_go_of_hand()
+        if self.state is State.COLLECTING:
+            self._collect(chunk, now)
+            return
+        try:
+            blocks = self._splitter.feed(chunk)
+        except errors.EventTooLarge as error:
+            self._fail(Input.DATA, errors.EventTooLarge, str(error))
+            return
+        self._accept_all(blocks, now)
+        if self.state is not State.STREAMING:
+            return
+        self._plain = self._may_pass_plain()
+        limit = self._limits.event_timeout if self._news_ever else self._limits.first_event_timeout
+        if limit is not None and now - self._last_data_at > limit:
+            self._drop(Input.DATA, Failure(f"no event for {limit:g} s although the connection was alive"), now)
+        elif self._is_late(now):
+            self._fail(Input.DATA, errors.RetriesExhausted, "the deadline has passed")
+
+    def receive_eof(self, now: float) -> None:
+        """The body has ended as its framing says it should."""
+        self._expect(Input.EOF)
+        self._let_go_of_hand()
+        if self.state is State.COLLECTING:
+            self._judge_body(Input.EOF, now)
+        elif self.dialect.ended(self._request, self.transcript):
+            self._end(Input.EOF, proved=True)
+        elif self.dialect.proves_end:
+            self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
+        elif not self._progress.numbered:
+            self._end(Input.EOF, proved=False)
+        elif self._purpose is Purpose.CONFIRM and not self._news:
+            self._end(Input.EOF, proved=True)
+        else:
+            self._confirm(now)
+
+    def receive_failure(self, failure: Failure, now: float) -> None:
+        """The request could not be sent, or the connection broke."""
+        self._expect(Input.FAILURE)
+        self._let_go_of_hand()
+        if self.state is State.STREAMING and self.dialect.ended(self._request, self.transcript):
+            self._end(Input.FAILURE, proved=True)
+        else:
+            self._drop(Input.FAILURE, failure, now)
+
+    def receive_wakeup(self, now: float) -> None:
+        """The time asked for has passed."""
+        self._expect(Input.WAKEUP)
+        self._send(Input.WAKEUP, self._purpose, self._plan, now)
+
+    def next_action(self) -> Action:
+        """What to do now. Events given out here are delivered: they have moved the position."""
+        self._let_go_of_hand()
+        if self._queue:
+            action = self._queue.popleft()
+            if isinstance(action, Deliver):
+                self._in_hand = action
+                if action.fields is not None:  # a single event: the caller has it with this return
+                    self._let_go_of_hand()
+            return action
+        if self._failing is not None:
+            return self._make_error(*self._failing)
+        assert self._standing is not None, "the conversation has not been started"
+        return self._standing
+
+    def deliver_one_by_one(self) -> None:
+        """From here on give out each event alone, so that the checkpoint is exact at each of them."""
+        self.one_by_one, self._plain = True, False
+
+    # What anybody may look at
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the caller stands; never beyond what the caller has."""
+        position, events = self._where()
+        return Checkpoint(
+            dialect=self.dialect.name,
+            method=self._request.method,
+            url=without_credentials(self._request.url),
+            last_event_id=position.last_event_id,
+            sequence=position.sequence,
+            offset=position.offset,
+            events=events,
+            checksum=position.checksum,
+            first_id=self._ledger.first_id,
+            handle=self._progress.handle,
+            location=self._progress.location and without_credentials(self._progress.location),
+            idempotency_key=self._key,
+            complete=self.state is State.ENDED and not self._queue,
+        )
+
+    @property
+    def report(self) -> Report:
+        """What it took so far."""
+        return Report(
+            attempts=self._attempts,
+            drops=tuple(self._drops),
+            events=self.transcript.events,
+            bytes=self.transcript.bytes,
+            replayed=self._replayed,
+            fidelity="exact",
+            seconds_lost=self._seconds_lost,
+            tokens_not_paid_twice=self._tokens_before_last_drop(),
+            end_proved=self._end_proved,
+            dialect=self.dialect.name,
+        )
+
+    @property
+    def surfaced(self) -> bool:
+        """The first response is no answer that anybody here could read: it is the caller's."""
+        return isinstance(self._standing, Surface)
+
+    @property
+    def is_kept_alive_by_us(self) -> bool:
+        """Closing the connection now would not stop the generation, and that only because of what `prepare` added.
+
+        Not so once somebody has looked at the checkpoint: they may mean to come back.
+        """
+        going = self.state in (State.STREAMING, State.WAITING)
+        return going and not self.one_by_one and self.dialect.detached and self._progress.handle == self._key
+
+    @property
+    def progress(self) -> Progress:
+        """How far the answer has come, for the dialect's questions."""
+        self._progress.position, _ = self._where()
+        return self._progress
+
+    def partial_text(self) -> str:
+        """The text of the answer delivered so far."""
+        return "".join(map(self.dialect.text, self.transcript))
+
+    # Bytes to events
+
+    def _begin_stream(self, starting: bool, now: float) -> None:
+        self._move(Input.RESPONSE, State.STREAMING)
+        self._standing = Read()
+        self._splitter = BlockSplitter(self._limits.max_event_bytes)
+        self._news, self._last_data_at = False, now
+        self._redirects = 0
+        self._answered = True
+        if starting:
+            self._take_dialect(self.dialect.answered_by(self._request, self._headers))
+            self._progress.handle = self.dialect.handle(self._request, self._headers)
+            self._progress.location = self._headers.get("location")
+        else:
+            self._progress.location = self._headers.get("location") or self._progress.location
+            self._counter.resumed()
+            self._ledger.resumed()
+        self._plain = self._may_pass_plain()
+
+    def _take_dialect(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self._is_ordinary: Callable[[bytes], object] = dialect.ordinary.fullmatch if dialect.ordinary else _never
+
+    def _may_pass_plain(self) -> bool:
+        # Ids must be followed event by event, and half an event must wait for its other half.
+        return not (
+            self.dialect.ordinary is None or self.one_by_one or self._progress.numbered or self._splitter.pending
+        )
+
+    @property
+    def _news_ever(self) -> bool:
+        return self.transcript.bytes > 0 or self._start.events > 0
+
+    def _note_news(self, now: float) -> None:
+        self._news = True
+        self._failures = 0
+        if self._dropped_at is not None:
+            self._seconds_lost += now - self._dropped_at
+            self._dropped_at = None
+
+    def _accept_all(self, blocks: Sequence[bytes], now: float) -> None:
+        batch: list[Deliver] = []
+        for block in blocks:
+            if not self._accept(block, batch, now):
+                break
+        # What came behind the last event, comments or an id of its own, is passed with that event.
+        if batch:
+            batch[-1] = batch[-1]._replace(position=self._head())
+            if len(batch) > 1 and not self.one_by_one:
+                events = sum(each.events for each in batch)
+                batch = [Deliver(b"".join([each.data for each in batch]), None, events, self._head())]
+            self._queue.extend(batch)
+        if self.state is State.STREAMING and self._terminal:
+            self._end(Input.DATA, proved=True)
+
+    def _accept(self, block: bytes, batch: list[Deliver], now: float) -> bool:
+        """Judge one block; False: nothing behind it is wanted."""
+        fields = parse_block(block.removeprefix(BOM) if self._offset == 0 else block)
+        self._offset += len(block)
+        if fields.retry is not None:
+            self._retry_floor = fields.retry / 1000
+        if fields.data is None and fields.event is None:
+            self._accept_control(block, fields, batch)
+            return True
+        self._last_data_at = now
+        reading = self.dialect.read(fields)
+        verdict, why = self._judge(fields, reading)
+        if verdict is Verdict.SEEN:
+            self._replayed += 1
+            return True
+        if verdict is Verdict.GAP:
+            self._fail(Input.DATA, errors.GapDetected, why)
+            return False
+        if verdict is Verdict.OTHER:
+            self._meet_another_answer(why)
+            return False
+        if reading.handle and self._progress.handle is None:
+            self._progress.handle = reading.handle
+        self._take_id(fields)
+        if not self._news:
+            self._note_news(now)
+        batch.append(Deliver(block, fields, 1, self._head() if self.one_by_one else self._position))
+        self._terminal = reading.terminal
+        self.upstream_error = self.upstream_error or reading.error
+        return not self._terminal
+
+    def _accept_control(self, block: bytes, fields: Fields, batch: list[Deliver]) -> None:
+        self._take_id(fields)
+        # A block without data dispatches nothing, yet some SDKs' decoders make an empty event of it once they have seen an id,
+        # or if it has a retry field. A lone comment is harmless there and passes, for raw readers are used to it.
+        harmless = not self._progress.numbered and fields.id is None and fields.retry is None
+        if harmless and not self.one_by_one:
+            batch.append(Deliver(block, None, 0, self._position))
+
+    def _take_id(self, fields: Fields) -> None:
+        if fields.id is not None:
+            self._last_event_id = fields.id
+            self._progress.numbered = self._progress.numbered or bool(fields.id)
+
+    def _judge(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
+        handle = self._progress.handle
+        if reading.handle and handle and reading.handle != handle:
+            return Verdict.OTHER, "the server began another answer instead of going on with this one"
+        if reading.sequence is not None:
+            last = self._counter.last
+            verdict = self._counter.judge(reading.sequence)
+            return verdict, f"event {reading.sequence} came after event {last}: what was between them is lost"
+        if fields.id or self._progress.numbered:
+            verdict = self._ledger.judge(fields, self._last_event_id)
+            return verdict, "the server started over with another answer under the ids of this one"
+        return Verdict.NEW, ""
+
+    def _meet_another_answer(self, why: str) -> None:
+        by_post = self._plan.method != "GET"
+        if self._purpose is Purpose.CONFIRM and by_post:
+            # The end was clean, and this server's ids turn out to be no cursors: it generates anew. So there was nothing to
+            # ask, and what was received is all that can be known.
+            self._end(Input.DATA, proved=False)
+        else:
+            self._fail(Input.DATA, errors.ReplayDiverged, why)
+
+    def _head(self) -> Position:
+        return Position(self._last_event_id, self._counter.last, self._offset, self._ledger.checksum)
+
+    def _let_go_of_hand(self) -> None:
+        self._last_slice = b""
+        if self._in_hand is not None:
+            self._position = self._in_hand.position
+            self.transcript.add(self._in_hand.data, self._in_hand.events)
+            self._in_hand = None
+
+    def _where(self) -> tuple[Position, int]:
+        """The place up to which the caller surely has everything, and the number of events before it."""
+        if self._in_hand is not None or any(isinstance(action, Deliver) for action in self._queue):
+            return self._position, self._events()
+        among = self._last_slice.count(b"\n\n")
+        if among > 1:  # a slice of several events counts when the caller comes back for more
+            return self._head()._replace(offset=self._offset - len(self._last_slice)), self._events() - among
+        return self._head(), self._events()
+
+    def _events(self) -> int:
+        return self._start.events + self.transcript.events
+
+    # Ways to end, and ways back
+
+    def _end(self, event: Input, *, proved: bool) -> None:
+        self._move(event, State.ENDED)
+        self._end_proved = proved
+        self._plain = False
+        self._standing = Finish()
+        self._notify("end", "" if proved else "nothing proves that the answer is complete")
+
+    def _fail(self, event: Input, error: type[errors.ResumableError], why: str, cause: BaseException | None = None) -> None:
+        self._move(event, State.FAILED)
+        self._plain = False
+        self._notify("give_up", why)
+        self._failing = (error, why, cause)
+
+    def _make_error(self, kind: type[errors.ResumableError], why: str, cause: BaseException | None) -> Fail:
+        # Made when it is asked for: by then all that was queued has been delivered.
+        report = self.report
+        error = kind(
+            f"{why} ({report.summary()})", partial_text=self.partial_text(), checkpoint=self.checkpoint, report=report
+        )
+        error.__cause__ = cause
+        return Fail(error)
+
+    def _drop(self, event: Input, failure: Failure, now: float) -> None:
+        self._plain = False
+        if self._dropped_at is None:
+            self._dropped_at = now
+        if not self._news:
+            self._failures += 1
+            if self._failures == 1:
+                self._first_failure_at = now
+        self._news = False
+        self._notify("drop", failure.reason)
+        way = self._way_back()
+        if isinstance(way, str):
+            self._record(failure, "", 0.0)
+            kind = errors.ResumeExpired if self._stream_gone else errors.CannotResume
+            self._fail(event, kind, f"{failure.reason}; {way}", failure.cause)
+            return
+        floors = [floor for floor in (failure.floor, self._retry_floor) if floor is not None]
+        seconds = self._backoff(self._failures, now - self._first_failure_at, max(floors, default=None))
+        if seconds is None:
+            self._record(failure, "", 0.0)
+            if event is Input.RESPONSE and not self._answered:
+                self._surface()
+            else:
+                why = f"no attempt is left; the last came to this: {failure.reason}"
+                self._fail(event, errors.RetriesExhausted, why, failure.cause)
+            return
+        self._record(failure, way[0].value, seconds)
+        self._wait_and_send(event, way, seconds, now)
+
+    def _record(self, failure: Failure, way: str, seconds: float) -> None:
+        self._drops.append(Drop(failure.reason, way, self._events(), seconds))
+
+    def _wait_and_send(self, event: Input, way: tuple[Purpose, RequestPlan], seconds: float, now: float) -> None:
+        if self._is_late(now + seconds):
+            self._fail(event, errors.RetriesExhausted, "the deadline leaves no time for another attempt")
+        elif seconds > 0:
+            self._purpose, self._plan = way
+            self._move(event, State.WAITING)
+            self._standing = Wait(seconds)
+            self._notify("wait", "backoff", seconds)
+        else:
+            self._send(event, *way, now)
+
+    def _way_back(self) -> tuple[Purpose, RequestPlan] | str:
+        """The best way to the rest of the answer, or why there is none."""
+        progress, dialect = self.progress, self.dialect
+        poll = dialect.poll(progress)
+        fruitless = self._purpose is Purpose.RESUME and self.state is State.STREAMING and self._failures > 0
+        if poll is not None and (self._stream_gone or self._purpose is Purpose.POLL or fruitless):
+            return Purpose.POLL, poll
+        if self._stream_gone:
+            return f"the server no longer has it: {dialect.keeps}"
+        plan = dialect.resume(progress)
+        if plan is not None:
+            return Purpose.RESUME, plan
+        by_id = self._by_last_event_id()
+        if isinstance(by_id, RequestPlan):
+            return Purpose.RESUME, by_id
+        if not self._news_ever and self._request.body is not None and dialect.may_repeat(progress):
+            return Purpose.REPEAT if self._answered or self._attempts else Purpose.FIRST, self._request
+        return (Purpose.POLL, poll) if poll is not None else by_id
+
+    def _by_last_event_id(self) -> RequestPlan | str:
+        """The request that any server with ids understands, or why it cannot be made."""
+        progress = self._progress
+        cursor = self._position.last_event_id
+        if progress.location is not None:
+            plan = self._request.get(progress.location)
+            if origin(plan.url) != origin(self._request.url):
+                return "the server's Location points to another origin, and what was meant for one origin is never sent to another"
+            if not cursor and self._news_ever:
+                return "the server named a Location but no event id to go on from"
+        elif not cursor:
+            return self.dialect.keeps
+        elif self._request.body is None:
+            return "the request's body is not at hand and cannot be sent again (resume_sse takes it as json= or content=)"
+        else:
+            plan = self._request
+        asked = plan.with_headers(("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",))
+        return asked.with_headers(("Last-Event-ID", cursor)) if cursor else asked
+
+    def _confirm(self, now: float) -> None:
+        plan = self._by_last_event_id()
+        if isinstance(plan, str):
+            self._end(Input.EOF, proved=False)
+        else:
+            self._wait_and_send(Input.EOF, (Purpose.CONFIRM, plan), self._retry_floor or 0.0, now)
+
+    def _ask_again(self, event: Input, now: float) -> None:
+        way = self._way_back()
+        if isinstance(way, str):
+            self._fail(event, errors.CannotResume, way)
+        else:
+            self._send(event, *way, now)
+
+    def _send(self, event: Input, purpose: Purpose, plan: RequestPlan, now: float) -> None:
+        if self._is_late(now):
+            self._fail(event, errors.RetriesExhausted, "the deadline has passed")
+            return
+        self._purpose, self._plan = purpose, plan
+        self._attempts += 1
+        self._move(event, State.ASKING)
+        if purpose is not Purpose.FIRST:
+            self._notify(purpose.value, "")
+        self._standing = Send(plan, self._silence_allowed(now))
+
+    def _silence_allowed(self, now: float) -> float | None:
+        limits = self._limits
+        waits = [limits.event_timeout] if self._news_ever else [limits.first_event_timeout, limits.event_timeout]
+        # A connection has one read timeout for its whole life, so the longer of the two; what it misses, receive_data sees.
+        longest = None if None in waits else max(filter(None, waits))
+        left = None if limits.deadline is None else max(self._started_at + limits.deadline - now, 0.001)
+        return min(filter(None, (longest, left)), default=None)
+
+    def _is_late(self, now: float) -> bool:
+        return self._limits.deadline is not None and now >= self._started_at + self._limits.deadline
+
+    # Answers that are no streams
+
+    def _surface(self) -> None:
+        self._move(Input.RESPONSE, State.ENDED)
+        self._standing = Surface()
+
+    def _follow(self, location: str, now: float) -> None:
+        target = urljoin(self._plan.url, location)
+        self._redirects += 1
+        if not location or self._redirects > _MAX_REDIRECTS:
+            self._fail(Input.RESPONSE, errors.CannotResume, "the server redirects without end")
+        elif origin(target) != origin(self._plan.url):
+            why = "the server redirects to another origin, and what was meant for one origin is never sent to another"
+            self._fail(Input.RESPONSE, errors.CannotResume, why)
+        else:
+            same = self._status in (307, 308) or self._plan.method == "GET"
+            plan = replace(self._plan, url=target) if same else self._plan.get(target)
+            self._send(Input.RESPONSE, self._purpose, plan, now)
+
+    def _nothing_more(self, now: float) -> None:
+        if self.dialect.proves_end:
+            self._stream_gone = True
+            self._drop(Input.RESPONSE, Failure("the server has nothing more, but the event that ends an answer never came"), now)
+        else:
+            self._end(Input.RESPONSE, proved=True)
+
+    def _collect(self, chunk: bytes, now: float) -> None:
+        self._body += chunk
+        wanted = self._status == 200
+        if len(self._body) > (self._limits.max_transcript_bytes if wanted else _MAX_REFUSAL_BYTES):
+            self._judge_body(Input.DATA, now)
+
+    def _judge_body(self, event: Input, now: float) -> None:
+        status, body = self._status, bytes(self._body)
+        polls = self.dialect.poll(self.progress) is not None
+        if status == 200 and polls and self._purpose is not Purpose.REPEAT:
+            self._judge_poll(event, body, now)
+        elif status == 200:
+            kind = self._headers.get("content-type", "no content type")
+            self._fail(event, errors.CannotResume, f"the server answered with {kind} instead of an event stream")
+        elif self._purpose is not Purpose.REPEAT and (status in _EXPIRED or self.dialect.gone(status, body)):
+            expired = Failure(f"the server answered {status} when asked for the rest")
+            if self._purpose is Purpose.POLL or not polls:
+                self._fail(event, errors.ResumeExpired, f"{expired.reason}: {self.dialect.keeps}")
+            else:
+                self._stream_gone = True
+                self._ask_again(event, now)
+        else:
+            self._fail(event, errors.CannotResume, f"the server answered {status} when asked for the rest")
+
+    def _judge_poll(self, event: Input, body: bytes, now: float) -> None:
+        result = self.dialect.read_poll(self._headers, body, self.progress, self.transcript)
+        if isinstance(result, StillRunning):
+            plan = None if self._stream_gone else self.dialect.resume(self.progress)
+            way = (Purpose.POLL, self.dialect.poll(self.progress)) if plan is None else (Purpose.RESUME, plan)
+            assert way[1] is not None
+            self._failures = 0  # the server lives and works; patience is what the deadline is for
+            self._wait_and_send(event, (way[0], way[1]), result.seconds, now)
+        elif isinstance(result, Finished):
+            self._move(event, State.STREAMING)
+            self._accept_all(result.blocks, now)
+            if self.state is State.STREAMING:
+                self._end(Input.DATA, proved=True)
+        else:
+            self._fail(event, errors.CannotResume, result.reason)
+
+    # Housekeeping
+
+    def _expect(self, event: Input) -> None:
+        if event not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"a driver reported {event.value} to a conversation that is {self.state.value}")
+
+    def _move(self, event: Input, state: State) -> None:
+        if state not in TRANSITIONS[self.state][event]:
+            raise RuntimeError(f"{event.value} must not lead from {self.state.value} to {state.value}")
+        self.state = state
+
+    def _notify(self, kind: str, reason: str, seconds: float = 0.0) -> None:
+        events = self._events()
+        self._queue.append(Notify(Notice(kind, self._attempts, reason, seconds, events)))
+
+    def _tokens_before_last_drop(self) -> int:
+        if not self._drops:
+            return 0
+        before = self._drops[-1].events - self._start.events
+        if self._tokens_counted[0] != before:
+            texts = sum(1 for event in islice(self.transcript, before) if self.dialect.text(event))
+            self._tokens_counted = (before, texts)
+        return self._tokens_counted[1]
+
+
+def retry_after(headers: Headers) -> float | None:
+    """Seconds that a response asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or as a date.
+
+    A date is held against the response's own ``date``, for the two clocks need not agree.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        return max(seconds, 0.0) if isfinite(seconds) else None
+    try:
+        until = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return max(until.total_seconds(), 0.0)
+
+
+def _never(chunk: bytes) -> None:
+    return None

@@ -1,0 +1,316 @@
+"""The nouns of the conversation: requests, positions, checkpoints, failures, reports.
+
+Plain values. Nothing here acts, and nothing here knows a provider.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+
+Headers = Mapping[str, str]
+"""Response headers by lower-case name."""
+
+Fidelity = Literal["exact", "verified", "continued"]
+
+
+@dataclass(frozen=True)
+class RequestPlan:
+    """A request, as plain data.
+
+    Args:
+        method: HTTP method.
+        url: Absolute URL.
+        headers: Name and value pairs, in order.
+        body: The whole body; None if it streams from somewhere and cannot be sent again.
+    """
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = b""
+
+    def header(self, name: str) -> str | None:
+        """The value of a header, or None."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    def with_headers(self, *added: tuple[str, str], without: tuple[str, ...] = ()) -> RequestPlan:
+        """This request with headers added in place of those of the same name. ``without`` takes lower-case names."""
+        gone = {name.lower() for name, _ in added} | set(without)
+        return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() not in gone) + added)
+
+    def get(self, url: str, **query: str | int) -> RequestPlan:
+        """A GET with this request's headers, less those that describe its body, of a URL that may be relative to its own."""
+        parts = urlsplit(urljoin(self.url, url))
+        pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in query]
+        pairs += [(name, str(value)) for name, value in query.items()]
+        bare = self.with_headers(without=_BODY_HEADERS)
+        return replace(bare, method="GET", url=urlunsplit(parts._replace(query=urlencode(pairs), fragment="")), body=b"")
+
+    @property
+    def path(self) -> str:
+        """The URL's path."""
+        return urlsplit(self.url).path
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The URL's query, the last of each name."""
+        return dict(parse_qsl(urlsplit(self.url).query))
+
+
+_BODY_HEADERS = ("content-length", "content-type", "content-encoding", "transfer-encoding", "idempotency-key", "expect")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of a URL: what two URLs must share before one may see what was meant for the other."""
+    parts = urlsplit(url)
+    return parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(parts.scheme.lower())
+
+
+class Position(NamedTuple):
+    """A place between two events of an answer.
+
+    Every stream has all of it; which part a server understands is its dialect's affair.
+    """
+
+    last_event_id: str = ""
+    sequence: int | None = None
+    """The number of the last event, where the dialect counts them."""
+    offset: int = 0
+    """Bytes of the answer's body before this place, decoded."""
+    checksum: int = 0
+    """CRC-32 over the events before it, where a repeat of them would have to be recognised by fingerprint."""
+
+
+class Reading(NamedTuple):
+    """What a dialect reads from one event."""
+
+    sequence: int | None = None
+    handle: str | None = None
+    terminal: bool = False
+    error: str | None = None
+    """Why the answer failed, in the server's words, if this event says that it did."""
+
+
+NOTHING = Reading()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place in an answer from which another process can go on. It holds no credentials and no prompt.
+
+    Attributes:
+        dialect: Name of the dialect.
+        method: Of the request that started the answer.
+        url: Of that request, without user information and without query fields that look like credentials.
+        last_event_id: The SSE id of the last event delivered; empty if none.
+        sequence: The number of that event, where the dialect counts events.
+        offset: Bytes of the answer's body up to that event.
+        events: Events delivered.
+        checksum: CRC-32 over those events, to recognise a server that starts over.
+        first_id: SSE id of the first event, for the same end.
+        handle: The provider's id of the generation.
+        location: Where the server said the answer can be had, relative to ``url`` or absolute.
+        idempotency_key: The key of the call.
+        complete: True if nothing is left to read.
+    """
+
+    dialect: str
+    method: str
+    url: str
+    last_event_id: str = ""
+    sequence: int | None = None
+    offset: int = 0
+    events: int = 0
+    checksum: int = 0
+    first_id: str = ""
+    handle: str | None = None
+    location: str | None = None
+    idempotency_key: str | None = None
+    complete: bool = False
+
+    def to_json(self) -> str:
+        """This checkpoint as one line of JSON."""
+        return json.dumps({"version": 1, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Checkpoint:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: It is no checkpoint, or one of a later version of this library; the message says which.
+        """
+        try:
+            found = json.loads(text)
+            version = found.pop("version")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise ValueError("this is not a checkpoint: expected the JSON that Checkpoint.to_json() wrote") from None
+        if version != 1:
+            raise ValueError(f"this checkpoint has version {version!r}; this release reads version 1: upgrade resumable-llm")
+        known = {each.name: each for each in fields(cls)}
+        if unknown := sorted(set(found) - set(known)):
+            raise ValueError(f"this checkpoint has fields that this release does not know: {', '.join(unknown)}")
+        for name, kinds in _CHECKPOINT_TYPES.items():
+            if name in found and (not isinstance(found[name], kinds) or (isinstance(found[name], bool) and bool not in kinds)):
+                raise ValueError(f"this checkpoint's {name!r} is {found[name]!r}, which cannot be right")
+        try:
+            return cls(**found)
+        except TypeError:
+            raise ValueError("this checkpoint lacks its dialect, method or url") from None
+
+
+_TEXT, _COUNT, _TEXT_OR_NONE = (str,), (int,), (str, type(None))
+_CHECKPOINT_TYPES: dict[str, tuple[type, ...]] = {
+    "dialect": _TEXT,
+    "method": _TEXT,
+    "url": _TEXT,
+    "last_event_id": _TEXT,
+    "sequence": (int, type(None)),
+    "offset": _COUNT,
+    "events": _COUNT,
+    "checksum": _COUNT,
+    "first_id": _TEXT,
+    "handle": _TEXT_OR_NONE,
+    "location": _TEXT_OR_NONE,
+    "idempotency_key": _TEXT_OR_NONE,
+    "complete": (bool,),
+}
+
+_CREDENTIAL = re.compile(r"key|token|secret|passw|signature|^sig$|credential|auth|^x-amz-", re.IGNORECASE)
+
+
+def without_credentials(url: str) -> str:
+    """The URL without user information and without query fields whose names speak of credentials."""
+    parts = urlsplit(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if not _CREDENTIAL.search(name)]
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query), fragment=""))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a connection gave no more.
+
+    Attributes:
+        reason: In words; no secret, no prompt.
+        cause: The exception behind it, if there is one.
+        floor: The least time to wait before the next attempt, in seconds, if the server named one.
+    """
+
+    reason: str
+    cause: BaseException | None = None
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One drop and what followed.
+
+    Attributes:
+        reason: Why the connection gave no more.
+        way: The way back that was taken: ``resume``, ``poll`` or ``repeat`` (nothing had been delivered yet); empty if there was none.
+        events: Events delivered before it.
+        backoff: Time waited before the next attempt, in seconds.
+    """
+
+    reason: str
+    way: str
+    events: int
+    backoff: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What it took to deliver an answer.
+
+    Attributes:
+        attempts: Requests made for it, the first included.
+        drops: Each drop, in order.
+        events: Events delivered.
+        bytes: Bytes delivered.
+        replayed: Events that came again and were not delivered again.
+        fidelity: ``exact``: what was delivered is what the server said, once.
+        seconds_lost: Time between each drop and the next event, summed, in seconds.
+        tokens_not_paid_twice: Events with text received before the last drop: at about a token each, what asking again
+            from the start would have generated a second time.
+        end_proved: Whether something in the stream, or the server when asked, proved that the answer is complete.
+        dialect: The wire protocol that was recognised.
+    """
+
+    attempts: int = 0
+    drops: tuple[Drop, ...] = ()
+    events: int = 0
+    bytes: int = 0
+    replayed: int = 0
+    fidelity: Fidelity = "exact"
+    seconds_lost: float = 0.0
+    tokens_not_paid_twice: int = 0
+    end_proved: bool = False
+    dialect: str = ""
+
+    def summary(self) -> str:
+        """In half a sentence."""
+        return f"{self.attempts} request{'s' * (self.attempts != 1)}, {self.events} event{'s' * (self.events != 1)} delivered"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name.replace('_', ' ')}</th><td>{value}</td></tr>"
+            for name, value in self._rows()
+        )
+        return f"<table>{rows}</table>"
+
+    def _rows(self) -> list[tuple[str, Any]]:
+        shown = {each.name: getattr(self, each.name) for each in fields(self)}
+        shown["drops"] = len(self.drops)
+        shown["seconds_lost"] = f"{self.seconds_lost:.2f}"
+        return list(shown.items())
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that happened to a stream, for ``on_event`` callbacks. Holds neither text of the answer nor secrets.
+
+    Attributes:
+        kind: ``drop``, ``wait``, ``resume``, ``repeat``, ``poll``, ``end`` or ``give_up``.
+        attempt: Requests made so far.
+        reason: In words.
+        seconds: The time to be waited, for ``wait``.
+        events: Events delivered so far.
+    """
+
+    kind: str
+    attempt: int
+    reason: str = ""
+    seconds: float = 0.0
+    events: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds and times of one stream; times in seconds, None for no limit."""
+
+    first_event_timeout: float | None = None
+    event_timeout: float | None = None
+    deadline: float | None = None
+    max_event_bytes: int = 16 * 1024 * 1024
+    max_transcript_bytes: int = 16 * 1024 * 1024
+
+
+Backoff = Callable[[int, float, "float | None"], "float | None"]
+"""Failures in a row, seconds since the first of them, the server's floor -> seconds to wait, or None to stop."""
+
+
+@dataclass
+class Progress:
+    """How far an answer has come: all that a dialect may know when it is asked for a way on."""
+
+    request: RequestPlan
+    position: Position = field(default_factory=Position)
+    handle: str | None = None
+    location: str | None = None
+    numbered: bool = False
+    """The server has shown `id:` lines on this stream."""

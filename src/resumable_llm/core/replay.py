@@ -1,0 +1,133 @@
+"""Recognising what was delivered before: two ways to keep a repeat from reaching the caller.
+
+By sequence where the dialect counts its events, by fingerprint where events carry opaque ids. Nothing here knows which server repeats itself, or why.
+"""
+
+from __future__ import annotations
+
+from array import array
+from enum import Enum
+from zlib import crc32
+
+from resumable_llm.core.events import Fields
+
+MAX_REMEMBERED = 262_144
+"""Events remembered by fingerprint: 2 MiB a stream at most; a server that goes back further than that is not recognised."""
+
+
+class Verdict(Enum):
+    """What an event is, in the light of those before it."""
+
+    NEW = "new"
+    SEEN = "seen"
+    GAP = "gap"
+    OTHER = "other"
+    """It claims the place of an event that was delivered, but is another."""
+
+
+class Counter:
+    """Judges events by a sequence that goes up by one.
+
+    Some servers number loosely: all zero, or with holes. So a sequence is believed once it has gone up by one, or after a
+    resume, which only a server that counts can answer; a sequence that breaks before that is never asked again.
+    """
+
+    def __init__(self, last: int | None) -> None:
+        self.last = last
+        self._believed = last is not None
+        self._refuted = False
+
+    def resumed(self) -> None:
+        """From here on the server answers a request that named the sequence."""
+        self._believed = not self._refuted
+
+    def judge(self, sequence: int) -> Verdict:
+        """Judge the next event and count it."""
+        last = self.last
+        if self._refuted:
+            return Verdict.NEW
+        if last is None or sequence == last + 1:
+            self._believed = self._believed or last is not None
+            self.last = sequence
+            return Verdict.NEW
+        if not self._believed:
+            self._refuted = True
+            self.last = None
+            return Verdict.NEW
+        return Verdict.SEEN if sequence <= last else Verdict.GAP
+
+
+class Ledger:
+    """Judges events by fingerprint, in the first moments of a resumed stream.
+
+    Args:
+        first_id: SSE id of the first event ever delivered.
+        events: Events delivered by an earlier process, of which no fingerprints are left.
+        checksum: CRC-32 over those.
+    """
+
+    def __init__(self, first_id: str = "", events: int = 0, checksum: int = 0) -> None:
+        self.first_id = first_id
+        self.checksum = checksum
+        self._before = (events, checksum)
+        self._count = events
+        self._ids = array("I")
+        self._contents = array("I")
+        self._seen: set[tuple[int, int]] = set()
+        self._seen_ids: set[int] = set()
+        self._replaying = False
+        self._retold = 0
+        self._retold_checksum = 0
+        self._retelling = False
+
+    def resumed(self) -> None:
+        """A stream begins that may repeat what was delivered."""
+        self._replaying = True
+        self._retelling = False
+        self._seen = set(zip(self._ids, self._contents))
+        self._seen_ids = set(self._ids)
+
+    def judge(self, event: Fields, cursor: str) -> Verdict:
+        """Judge the next event; remember it if it is new.
+
+        Args:
+            event: The event.
+            cursor: SSE id of the last event delivered.
+        """
+        content = crc32(f"{event.event or ''}\0{event.data or ''}".encode())
+        identity = crc32(event.id.encode()) if event.id else 0
+        if self._replaying:
+            verdict = self._judge_replayed(event, cursor, identity, content)
+            if verdict is not Verdict.NEW:
+                return verdict
+            self._replaying = self._retelling = False
+            self._seen, self._seen_ids = set(), set()
+        if not self._count:
+            self.first_id = event.id or ""
+        self._count += 1
+        self.checksum = _chain(content, self.checksum)
+        if len(self._ids) >= MAX_REMEMBERED:
+            del self._ids[: MAX_REMEMBERED // 2], self._contents[: MAX_REMEMBERED // 2]
+        self._ids.append(identity)
+        self._contents.append(content)
+        return Verdict.NEW
+
+    def _judge_replayed(self, event: Fields, cursor: str, identity: int, content: int) -> Verdict:
+        if (identity, content) in self._seen:
+            return Verdict.SEEN
+        if event.id and identity in self._seen_ids:
+            return Verdict.OTHER
+        # What an earlier process delivered can only be told by counting it again from its first event.
+        if self._retelling or (self._before[0] and event.id and event.id == self.first_id and event.id != cursor):
+            if not self._retelling:
+                self._retelling, self._retold, self._retold_checksum = True, 0, 0
+            if self._retold < self._before[0]:
+                self._retold += 1
+                self._retold_checksum = _chain(content, self._retold_checksum)
+                whole = self._retold == self._before[0]
+                return Verdict.OTHER if whole and self._retold_checksum != self._before[1] else Verdict.SEEN
+        return Verdict.NEW
+
+
+def _chain(content: int, before: int) -> int:
+    return crc32(content.to_bytes(4, "big"), before)

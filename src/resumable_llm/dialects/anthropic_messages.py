@@ -1,0 +1,61 @@
+"""Anthropic messages.
+
+Ends with ``message_stop``, which follows the ``message_delta`` that has the stop reason. Errors come as ``event: error`` after a status of 200.
+Nothing is kept on the server.
+Sources: anthropic 2.12.0 (`types/raw_*_event.py`, `_streaming.py`), https://platform.claude.com/docs (streaming); read 2026-11-22.
+"""
+
+from __future__ import annotations
+
+import re
+
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.events import Fields
+from resumable_llm.core.model import NOTHING, Headers, Reading, RequestPlan
+from resumable_llm.core.transcript import Transcript
+from resumable_llm.dialects import llama_cpp
+from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, wants_stream
+
+
+class AnthropicMessages(EventStream):
+    """``POST …/messages``."""
+
+    name = "anthropic_messages"
+    proves_end = True
+    ordinary = re.compile(rb"(?:event: content_block_delta\ndata: \{.*\n\n)+")
+    keeps = "messages are not kept on the server"
+
+    def recognises(self, request: RequestPlan) -> bool:
+        """By path and ``"stream": true``."""
+        return request.path.endswith("/messages") and wants_stream(request)
+
+    def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
+        """A name for the conversation too, in case the server is llama.cpp."""
+        return llama_cpp.name_conversation(super().prepare(request, key), key)
+
+    def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:
+        """llama.cpp keeps what it says."""
+        return llama_cpp.over(self, request, headers)
+
+    def read(self, event: Fields) -> Reading:
+        """``message_stop`` or ``error``."""
+        if event.event == "message_stop":
+            return Reading(terminal=True)
+        if event.event == "error":
+            return Reading(terminal=True, error=error_text(json_object(event.data).get("error")))
+        return NOTHING
+
+    def ended(self, request: RequestPlan, transcript: Transcript) -> bool:
+        """Whether the stop reason has come: all content blocks are closed by then."""
+        return any(
+            (json_object(event.data).get("delta") or {}).get("stop_reason")
+            for event in transcript
+            if event.event == "message_delta"
+        )
+
+    def text(self, event: Fields) -> str:
+        """The text of a text delta."""
+        if event.event != "content_block_delta":
+            return ""
+        delta = json_object(event.data).get("delta") or {}
+        return str(delta.get("text", "")) if delta.get("type") == "text_delta" else ""

@@ -1,0 +1,123 @@
+"""Any server of event streams: how every question to a dialect is answered unless the dialect knows better.
+
+The base of all dialects, and by itself the one named ``last_event_id``: MCP, the relay, any WHATWG event source.
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (section 9.2), read 2026-11-22.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from re import Pattern
+from typing import Any
+
+from resumable_llm.core.dialect import Dialect, PollResult, Unusable
+from resumable_llm.core.events import Fields
+from resumable_llm.core.model import NOTHING, Headers, Progress, Reading, RequestPlan
+from resumable_llm.core.transcript import Transcript
+
+_STREAM_WANTED = re.compile(rb'"stream"\s*:\s*true')
+
+
+class EventStream:
+    """A server that numbers its events with ``id:`` lines and goes on behind the one that ``Last-Event-ID`` names."""
+
+    name: str = "last_event_id"
+    proves_end: bool = False
+    detached: bool = False
+    ordinary: Pattern[bytes] | None = None
+    keeps: str = "the server sent no event ids, so nothing says where to go on"
+
+    def recognises(self, request: RequestPlan) -> bool:
+        """Any request that accepts an event stream."""
+        return "text/event-stream" in (request.header("accept") or "")
+
+    def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
+        """Ask for a body that is not compressed, for a resume counts in its bytes; and name the call."""
+        request = request.with_headers(("Accept-Encoding", "identity"))
+        if request.method == "POST" and request.header("idempotency-key") is None:
+            request = request.with_headers(("Idempotency-Key", key))
+        return request
+
+    def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:
+        """This one."""
+        return self
+
+    def handle(self, request: RequestPlan, headers: Headers) -> str | None:
+        """None: the URL says it all."""
+        return None
+
+    def read(self, event: Fields) -> Reading:
+        """Nothing: ids are the conversation's affair."""
+        return NOTHING
+
+    def ended(self, request: RequestPlan, transcript: Transcript) -> bool:
+        """False: nothing in a plain event stream says that it is complete."""
+        return False
+
+    def resume(self, progress: Progress) -> RequestPlan | None:
+        """None: Last-Event-ID is what the conversation tries next."""
+        return None
+
+    def may_repeat(self, progress: Progress) -> bool:
+        """Yes, as SDKs themselves do, with the same idempotency key."""
+        return True
+
+    def gone(self, status: int, body: bytes) -> bool:
+        """False: 404, 410 and 416 are understood for every dialect."""
+        return False
+
+    def poll(self, progress: Progress) -> RequestPlan | None:
+        """None."""
+        return None
+
+    def read_poll(self, headers: Headers, body: bytes, progress: Progress, transcript: Transcript) -> PollResult:
+        """Unusable."""
+        return Unusable("this protocol has no way to read a finished answer")
+
+    def cancel(self, progress: Progress) -> RequestPlan | None:
+        """None: closing the connection is the only sign that there is."""
+        return None
+
+    def text(self, event: Fields) -> str:
+        """The data."""
+        return event.data or ""
+
+
+class LastEventId(EventStream):
+    """An event stream whose end the caller knows.
+
+    Args:
+        terminal: The event that ends an answer: its name, its whole data, or a function that recognises it.
+    """
+
+    proves_end = True
+
+    def __init__(self, terminal: str | Callable[[Fields], bool]) -> None:
+        self._is_terminal = terminal if callable(terminal) else lambda event: terminal in (event.event, event.data)
+
+    def read(self, event: Fields) -> Reading:
+        """Whether it is the terminal event."""
+        return Reading(terminal=True) if self._is_terminal(event) else NOTHING
+
+
+def wants_stream(request: RequestPlan) -> bool:
+    """Whether a JSON body asks for a stream. Searched, not parsed: bodies with images are large."""
+    return request.method == "POST" and request.body is not None and _STREAM_WANTED.search(request.body) is not None
+
+
+def json_object(text: str | bytes | None) -> dict[str, Any]:
+    """The JSON object in a text; an empty one if there is none."""
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def error_text(error: object) -> str:
+    """An in-stream error in a few words: its code or type, not its message, which may quote the prompt."""
+    if isinstance(error, dict):
+        return str(error.get("code") or error.get("type") or "unnamed error")[:100]
+    return "unnamed error"

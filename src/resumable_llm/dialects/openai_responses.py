@@ -1,0 +1,154 @@
+"""OpenAI Responses: every event has a ``sequence_number``, and a background response can be asked for again behind one.
+
+Ends with ``response.completed``, ``response.failed`` or ``response.incomplete``, or with an ``error`` event. A response created with ``background``
+and ``stream`` is streamed again by ``GET /responses/{id}?stream=true&starting_after=N`` (N excluded) for about five minutes; after that a 400 says that
+it is too old, and the finished answer is still to be had by a plain GET. A foreground response is cancelled when its connection drops, and gives a 404.
+Sources: openai 3.54.0 (`types/responses/`, `resources/responses/responses.py`), https://developers.openai.com/docs/guides/background,
+openai-python issue 2828; read 2026-11-22.
+"""
+
+from __future__ import annotations
+
+import re
+
+from resumable_llm.core.dialect import Dialect, Finished, PollResult, StillRunning, Unusable
+from resumable_llm.core.events import Fields
+from resumable_llm.core.model import Headers, Progress, Reading, RequestPlan
+from resumable_llm.core.transcript import Transcript
+from resumable_llm.dialects import llama_cpp
+from resumable_llm.dialects._responses_snapshot import missing_events
+from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, wants_stream
+
+_ENDS = frozenset({"response.completed", "response.failed", "response.incomplete"})
+_FIRSTS = frozenset({"response.created", "response.queued", "response.in_progress"})
+# Inside a JSON string the quotes would be escaped; an object nested in the payload could have a field of this name, hence findall.
+_SEQUENCE = re.compile(r'(?<!\\)"sequence_number"\s*:\s*(\d+)')
+_BACKGROUND = re.compile(rb'"background"\s*:\s*true')
+_RETRIEVE = re.compile(r"(?P<base>.*/responses)/(?P<id>[^/]+)$")
+_POLL_SECONDS = 2.0
+
+
+class OpenAIResponses(EventStream):
+    """``POST …/responses`` and ``GET …/responses/{id}?stream=true``."""
+
+    name = "openai_responses"
+    proves_end = True
+    keeps = (
+        "a background response can be streamed again for about 5 minutes and read for about 10; "
+        "one without background=True and store=True is not kept at all"
+    )
+
+    def recognises(self, request: RequestPlan) -> bool:
+        """By path, and ``stream``."""
+        if request.path.endswith("/responses"):
+            return wants_stream(request)
+        return request.method == "GET" and request.query.get("stream") == "true" and bool(_RETRIEVE.match(request.path))
+
+    def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
+        """A name for the conversation too, in case the server is llama.cpp."""
+        prepared = super().prepare(request, key)
+        return llama_cpp.name_conversation(prepared, key) if request.method == "POST" else prepared
+
+    def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:
+        """llama.cpp keeps what it says."""
+        return llama_cpp.over(self, request, headers)
+
+    def handle(self, request: RequestPlan, headers: Headers) -> str | None:
+        """The id in the path, for a GET; otherwise the first event tells it."""
+        found = _RETRIEVE.match(request.path) if request.method == "GET" else None
+        return found["id"] if found else None
+
+    def read(self, event: Fields) -> Reading:
+        """Sequence number, id, end, error."""
+        data = event.data or ""
+        numbers = _SEQUENCE.findall(data)
+        kind = event.event or ""
+        if len(numbers) == 1 and kind.endswith(".delta"):
+            return Reading(int(numbers[0]))
+        payload = json_object(data)
+        kind = str(payload.get("type") or kind)
+        sequence = payload.get("sequence_number")
+        number = sequence if isinstance(sequence, int) else None
+        response = payload.get("response") if isinstance(payload.get("response"), dict) else {}
+        assert isinstance(response, dict)
+        if kind == "error" or payload.get("error"):
+            return Reading(number, terminal=True, error=error_text(payload.get("error") or payload))
+        error = error_text(response.get("error")) if kind == "response.failed" else None
+        handle = response.get("id") if kind in _FIRSTS else None
+        return Reading(number, handle, kind in _ENDS, error)
+
+    def resume(self, progress: Progress) -> RequestPlan | None:
+        """``starting_after`` the last sequence number."""
+        if not _is_background(progress) or progress.position.sequence is None:
+            return None
+        return self._retrieve(progress, stream="true", starting_after=progress.position.sequence)
+
+    def may_repeat(self, progress: Progress) -> bool:
+        """Not where a background response was started: it runs on, unseen."""
+        return progress.request.method == "GET" or not _is_background(progress)
+
+    def gone(self, status: int, body: bytes) -> bool:
+        """Older than about five minutes."""
+        return status == 400 and b"no longer be streamed" in body
+
+    def poll(self, progress: Progress) -> RequestPlan | None:
+        """The plain GET."""
+        if not _is_background(progress) or progress.handle is None:
+            return None
+        return self._retrieve(progress).with_headers(("Accept", "application/json"))
+
+    def read_poll(self, headers: Headers, body: bytes, progress: Progress, transcript: Transcript) -> PollResult:
+        """The finished response as the events that are missing of it."""
+        response = json_object(body)
+        status = response.get("status")
+        if response.get("id") != progress.handle or not isinstance(status, str):
+            return Unusable("the server answered with something that is not this response")
+        if status in ("queued", "in_progress"):
+            return StillRunning(_poll_after(headers))
+        if status not in ("completed", "failed", "incomplete"):
+            return Unusable(f"the response was {status}")
+        if not transcript.whole:
+            return Unusable(
+                "the stream is over and its finished answer can be read with responses.retrieve(), but what was delivered of it "
+                "before is not known here, so the missing events cannot be told from it"
+            )
+        blocks = missing_events(response, transcript, progress.position.sequence)
+        return Unusable("the finished answer is not the one that was begun") if blocks is None else Finished(blocks)
+
+    def cancel(self, progress: Progress) -> RequestPlan | None:
+        """``POST …/cancel``, for background responses; closing the connection cancels the others."""
+        if not _is_background(progress) or progress.handle is None:
+            return None
+        plan = self._retrieve(progress)
+        return RequestPlan("POST", plan.url.replace(f"/{progress.handle}", f"/{progress.handle}/cancel"), plan.headers)
+
+    def text(self, event: Fields) -> str:
+        """The text of an output text delta."""
+        if event.event not in ("response.output_text.delta", None):
+            return ""
+        payload = json_object(event.data)
+        return str(payload.get("delta", "")) if payload.get("type") == "response.output_text.delta" else ""
+
+    def _retrieve(self, progress: Progress, **query: str | int) -> RequestPlan:
+        request = progress.request
+        found = _RETRIEVE.match(request.path) if request.method == "GET" else None
+        base = found["base"] if found else request.path
+        return request.get(f"{base}/{progress.handle}", **_kept(request), **query)
+
+
+def _kept(request: RequestPlan) -> dict[str, str | int]:
+    # An Azure api-version must stay; what shaped the stream must not.
+    return {name: value for name, value in request.query.items() if name not in ("stream", "starting_after")}
+
+
+def _is_background(progress: Progress) -> bool:
+    request = progress.request
+    return request.method == "GET" or _BACKGROUND.search(request.body or b"") is not None
+
+
+def _poll_after(headers: Headers) -> float:
+    try:
+        return min(max(float(headers["openai-poll-after-ms"]) / 1000, 0.1), 60.0)
+    except (KeyError, ValueError):
+        return _POLL_SECONDS
+

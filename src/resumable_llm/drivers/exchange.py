@@ -1,0 +1,80 @@
+"""One request and its response, as the drivers need them: what each HTTP family's opener must return.
+
+Nothing here knows an HTTP library.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from socket import SHUT_RDWR
+from socket import socket as Socket
+
+from resumable_llm.core.actions import Send
+from resumable_llm.core.model import Headers, Notice
+
+DRAIN_SECONDS = 0.25
+"""How long to wait, behind the terminal event, for the end of the body that lets the connection be used again."""
+
+DRAIN_BYTES = 64 * 1024
+
+CANCEL_SECONDS = 5.0
+"""How long to wait for the server's answer when it is told to stop."""
+
+log = logging.getLogger("resumable_llm")
+
+OnEvent = Callable[[Notice], object]
+
+
+@dataclass
+class Exchange:
+    """A response whose body is being read.
+
+    Attributes:
+        status: HTTP status.
+        headers: Response headers by lower-case name.
+        body: The body, decoded, in whatever pieces it comes.
+        close: Lets go of the connection.
+        socket: The connection's socket if it can be had, to wake a blocked read.
+        response: The family's response.
+    """
+
+    status: int
+    headers: Headers
+    body: Iterator[bytes]
+    close: Callable[[], object]
+    socket: Socket | None
+    response: object
+
+    def abort(self) -> None:
+        """End a read that another thread is blocked in."""
+        if self.socket is not None:
+            try:
+                self.socket.shutdown(SHUT_RDWR)
+            except OSError:
+                pass  # it is gone already, which is all that is wanted
+
+
+@dataclass
+class AsyncExchange:
+    """The same for asynchronous code; see `Exchange`."""
+
+    status: int
+    headers: Headers
+    body: AsyncIterator[bytes]
+    aclose: Callable[[], Awaitable[object]]
+    response: object
+
+
+Opener = Callable[[Send], Exchange]
+AsyncOpener = Callable[[Send], Awaitable[AsyncExchange]]
+
+
+def tell(on_event: OnEvent | None, notice: Notice) -> None:
+    """Call the caller's callback; a callback that fails must not cost the answer."""
+    if on_event is not None:
+        try:
+            on_event(notice)
+        except Exception:
+            log.exception("the on_event callback failed at %s", notice.kind)

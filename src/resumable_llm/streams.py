@@ -1,0 +1,399 @@
+"""`connect_sse`, `resume_sse` and their asynchronous twins: event streams for people who hold an HTTP client themselves.
+
+httpx-sse's signatures and event type first. May know any HTTP family through `families`; parses and retries nothing itself.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from httpx_sse import ServerSentEvent, SSEError
+from typing_extensions import Self
+
+from resumable_llm.core.actions import Deliver, Send
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.errors import UpstreamFailed, as_family
+from resumable_llm.core.events import Fields
+from resumable_llm.core.machine import Conversation, State
+from resumable_llm.core.model import Checkpoint, Limits, Report, RequestPlan
+from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
+from resumable_llm.drivers.async_driver import AsyncDriver
+from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
+from resumable_llm.drivers.sync_driver import SyncDriver
+from resumable_llm.families import Family, family_of
+from resumable_llm.policy import RetryPolicy
+from resumable_llm.transports.call import BYPASS, headers_of, plan_of, socket_of, with_timeout
+
+Terminal = str | Callable[[Fields], bool]
+
+
+class _Stream:
+    """What the two streams have in common: everything but I/O."""
+
+    def __init__(self, client: Any, family: Family, conversation: Conversation, policy: RetryPolicy) -> None:
+        self._client = client
+        self._family = family
+        self._policy = policy
+        self._conversation = conversation
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the caller stands: behind the last event that iteration gave out."""
+        return self._conversation.checkpoint
+
+    @property
+    def report(self) -> Report:
+        """What it took so far."""
+        return self._conversation.report
+
+    def _request(self, send: Send) -> Any:
+        plan = send.plan
+        request = self._client.build_request(plan.method, plan.url, headers=list(plan.headers), content=plan.body or None)
+        request.extensions = {**with_timeout(request.extensions, self._policy, send), BYPASS: True}
+        return request
+
+    def _event(self, delivery: Deliver) -> ServerSentEvent | None:
+        fields = delivery.fields
+        if fields is None or fields.data is None:
+            return None
+        return ServerSentEvent(fields.event, fields.data, delivery.position.last_event_id, fields.retry)
+
+    def _check_end(self) -> None:
+        talk = self._conversation
+        if talk.upstream_error is not None and talk.state is State.ENDED:
+            error = UpstreamFailed(
+                f"the server reported in the stream that the answer failed: {talk.upstream_error}",
+                partial_text=talk.partial_text(),
+                checkpoint=talk.checkpoint,
+                report=talk.report,
+            )
+            raise as_family(error, self._family.transports.FAMILY_ERROR)
+
+    def _refuse(self, response: Any) -> None:
+        response.raise_for_status()
+        kind = response.headers.get("content-type", "no content type")
+        raise SSEError(f"expected an answer of type text/event-stream, but it has {kind} (status {response.status_code})")
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+class ResumableStream(_Stream):
+    """An event stream over any number of connections; a context manager and an iterator of events.
+
+    Attributes:
+        response: The first connection's response.
+    """
+
+    def __init__(
+        self, client: Any, family: Family, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
+    ) -> None:
+        super().__init__(client, family, conversation, policy)
+        self.response: Any = None
+        errors = family.transports.ERRORS
+        self._driver = SyncDriver(conversation, self._open, errors, family.transports.FAMILY_ERROR, on_event=on_event)
+        self._events = self._iterate()
+
+    def __enter__(self) -> Self:
+        try:
+            begun = self._driver.begin()
+            if not begun:
+                self.response.read()
+                self._refuse(self.response)
+        except BaseException:
+            self._driver.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[ServerSentEvent]:
+        return self._events
+
+    def iter_sse(self) -> Iterator[ServerSentEvent]:
+        """The events; the name that httpx-sse gives it."""
+        return self._events
+
+    def text_deltas(self) -> Iterator[str]:
+        """The text of the answer, piece by piece, as its dialect knows it; the data of each event where it knows nothing."""
+        for event in self._events:
+            text = self._conversation.dialect.text(Fields(event.event, event.data, None, None))
+            if text:
+                yield text
+
+    def close(self) -> None:
+        """Let go of the connection. A server that keeps the answer goes on with it, and `checkpoint` leads back."""
+        self._driver.close()
+
+    def cancel(self) -> None:
+        """Tell the server to stop generating, in its dialect's way, and close."""
+        self._driver.cancel()
+
+    def _iterate(self) -> Iterator[ServerSentEvent]:
+        for delivery in self._driver.deliveries():
+            event = self._event(delivery)
+            if event is not None:
+                yield event
+        self._check_end()
+
+    def _open(self, send: Send) -> Exchange:
+        first = self.response is None
+        follow = {} if first else {"follow_redirects": False}
+        response = self._client.send(self._request(send), stream=True, **follow)
+        if first:
+            self.response = response
+        return Exchange(
+            response.status_code, headers_of(response), response.iter_bytes(), response.close, socket_of(response), response
+        )
+
+
+class AsyncResumableStream(_Stream):
+    """The same for asynchronous clients, on asyncio or trio; see `ResumableStream`."""
+
+    def __init__(
+        self, client: Any, family: Family, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
+    ) -> None:
+        super().__init__(client, family, conversation, policy)
+        self.response: Any = None
+        errors = family.transports.ERRORS
+        self._driver = AsyncDriver(conversation, self._open, errors, family.transports.FAMILY_ERROR, on_event=on_event)
+        self._events = self._iterate()
+
+    async def __aenter__(self) -> Self:
+        try:
+            begun = await self._driver.begin()
+            if not begun:
+                await self.response.aread()
+                self._refuse(self.response)
+        except BaseException:
+            await self._driver.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> AsyncIterator[ServerSentEvent]:
+        return self._events
+
+    def aiter_sse(self) -> AsyncIterator[ServerSentEvent]:
+        """The events; the name that httpx-sse gives it."""
+        return self._events
+
+    async def text_deltas(self) -> AsyncIterator[str]:
+        """The text of the answer, piece by piece, as its dialect knows it; the data of each event where it knows nothing."""
+        async for event in self._events:
+            text = self._conversation.dialect.text(Fields(event.event, event.data, None, None))
+            if text:
+                yield text
+
+    async def aclose(self) -> None:
+        """Let go of the connection. A server that keeps the answer goes on with it, and `checkpoint` leads back."""
+        await self._driver.aclose()
+
+    async def cancel(self) -> None:
+        """Tell the server to stop generating, in its dialect's way, and close."""
+        await self._driver.cancel()
+
+    async def _iterate(self) -> AsyncIterator[ServerSentEvent]:
+        async for delivery in self._driver.deliveries():
+            event = self._event(delivery)
+            if event is not None:
+                yield event
+        self._check_end()
+
+    async def _open(self, send: Send) -> AsyncExchange:
+        first = self.response is None
+        follow = {} if first else {"follow_redirects": False}
+        response = await self._client.send(self._request(send), stream=True, **follow)
+        if first:
+            self.response = response
+        return AsyncExchange(
+            response.status_code, headers_of(response), response.aiter_bytes(), response.aclose, response
+        )
+
+
+def connect_sse(
+    client: Any,
+    method: str,
+    url: Any,
+    *,
+    dialect: Dialect | None = None,
+    policy: RetryPolicy | None = None,
+    idempotency_key: str | None = None,
+    last_event_id: str | None = None,
+    terminal: Terminal | None = None,
+    on_event: OnEvent | None = None,
+    **request: Any,
+) -> ResumableStream:
+    """Open an event stream that survives dropped connections.
+
+    Args:
+        client: An ``httpx.Client`` or ``httpx2.Client``.
+        method: HTTP method.
+        url: URL, absolute or relative to the client's base URL.
+        dialect: The wire protocol; default: recognised by the request.
+        policy: When to try again, and how long to wait for what; default: `RetryPolicy()`.
+        idempotency_key: Names the call, so that a repeat of its request is no second one; default: a new one for each POST.
+        last_event_id: Begin behind this event.
+        terminal: For servers whose protocol is not known: the event that ends an answer, by its name, by its whole data, or by a function of its
+            fields. With it, an end without that event is a drop.
+        on_event: Called with a `Notice` when something happens to the stream.
+        **request: What ``client.build_request`` takes: json, headers, content, params, timeout, …
+
+    Returns:
+        A context manager, which is also the iterator of events.
+
+    Raises:
+        TypeError: The client is asynchronous, or no client of httpx or httpx2.
+        ResumableError: On entering or iterating: the answer cannot be had, or not to its end. Also a ``TransportError`` of the family.
+        HTTPStatusError: On entering: the server refused. Of the family.
+        SSEError: On entering: the answer is no event stream.
+    """
+    family = _family(client, sync=True)
+    policy = policy or RetryPolicy()
+    talk = _begin(client, method, url, dialect, policy, idempotency_key, last_event_id, terminal, request)
+    return ResumableStream(client, family, talk, policy, on_event)
+
+
+def aconnect_sse(
+    client: Any,
+    method: str,
+    url: Any,
+    *,
+    dialect: Dialect | None = None,
+    policy: RetryPolicy | None = None,
+    idempotency_key: str | None = None,
+    last_event_id: str | None = None,
+    terminal: Terminal | None = None,
+    on_event: OnEvent | None = None,
+    **request: Any,
+) -> AsyncResumableStream:
+    """The same for asynchronous clients; see `connect_sse`."""
+    family = _family(client, sync=False)
+    policy = policy or RetryPolicy()
+    talk = _begin(client, method, url, dialect, policy, idempotency_key, last_event_id, terminal, request)
+    return AsyncResumableStream(client, family, talk, policy, on_event)
+
+
+def resume_sse(
+    client: Any,
+    checkpoint: Checkpoint,
+    *,
+    policy: RetryPolicy | None = None,
+    terminal: Terminal | None = None,
+    on_event: OnEvent | None = None,
+    **request: Any,
+) -> ResumableStream:
+    """Go on with an answer from a checkpoint, in this process or another, today or as long as the server keeps it.
+
+    Args:
+        client: An ``httpx.Client`` or ``httpx2.Client``.
+        checkpoint: From ``stream.checkpoint``, ``inspect(…).checkpoint`` or an error.
+        policy: When to try again; default: `RetryPolicy()`.
+        terminal: As given to `connect_sse`.
+        on_event: Called with a `Notice` when something happens to the stream.
+        **request: What ``client.build_request`` takes. Credentials, as ``headers=``, for a checkpoint holds none. The body too, as ``json=`` or
+            ``content=``, if the stream came from a POST that has no other way back than to be sent again with Last-Event-ID.
+
+    Returns:
+        As `connect_sse`: the events behind the checkpoint.
+
+    Raises:
+        TypeError: As `connect_sse`.
+        ValueError: The checkpoint's dialect is not known here.
+        ResumableError: On entering or iterating, as `connect_sse`.
+    """
+    family = _family(client, sync=True)
+    policy = policy or RetryPolicy()
+    return ResumableStream(client, family, _go_on(client, checkpoint, policy, terminal, request), policy, on_event)
+
+
+def aresume_sse(
+    client: Any,
+    checkpoint: Checkpoint,
+    *,
+    policy: RetryPolicy | None = None,
+    terminal: Terminal | None = None,
+    on_event: OnEvent | None = None,
+    **request: Any,
+) -> AsyncResumableStream:
+    """The same for asynchronous clients; see `resume_sse`."""
+    family = _family(client, sync=False)
+    policy = policy or RetryPolicy()
+    return AsyncResumableStream(client, family, _go_on(client, checkpoint, policy, terminal, request), policy, on_event)
+
+
+def _family(client: Any, *, sync: bool) -> Family:
+    family = family_of(client)
+    if family is None:
+        raise TypeError(f"expected a client of httpx or httpx2, not {type(client).__module__}.{type(client).__qualname__}")
+    if family.is_sync_client(client) is not sync:
+        other = "aconnect_sse and aresume_sse" if sync else "connect_sse and resume_sse"
+        raise TypeError(f"this is {'an asynchronous' if sync else 'a blocking'} client: use {other}")
+    return family
+
+
+def _begin(
+    client: Any,
+    method: str,
+    url: Any,
+    dialect: Dialect | None,
+    policy: RetryPolicy,
+    key: str | None,
+    last_event_id: str | None,
+    terminal: Terminal | None,
+    options: dict[str, Any],
+) -> Conversation:
+    request = client.build_request(method, url, **options)
+    plan = plan_of(request)
+    if plan.header("accept") in (None, "*/*"):
+        plan = plan.with_headers(("Accept", "text/event-stream"))
+    if key is not None:
+        plan = plan.with_headers(("Idempotency-Key", key))
+    if last_event_id:
+        plan = plan.with_headers(("Last-Event-ID", last_event_id))
+    dialect = _dialect(dialect, terminal) or recognise(plan) or ANY_EVENT_STREAM
+    plan = dialect.prepare(plan, key or f"rl-{uuid.uuid4()}")
+    return Conversation(
+        plan, dialect, policy.backoff, _limits(policy), key=plan.header("idempotency-key"), one_by_one=True
+    )
+
+
+def _go_on(
+    client: Any, checkpoint: Checkpoint, policy: RetryPolicy, terminal: Terminal | None, options: dict[str, Any]
+) -> Conversation:
+    request = client.build_request(checkpoint.method, checkpoint.url, **options)
+    plan = plan_of(request).with_headers(("Accept", "text/event-stream"))
+    if checkpoint.method != "GET" and not plan.body:
+        plan = RequestPlan(plan.method, plan.url, plan.headers, None)
+    dialect = _dialect(None, terminal) or named(checkpoint.dialect)
+    if checkpoint.idempotency_key is not None:
+        plan = plan.with_headers(("Idempotency-Key", checkpoint.idempotency_key))
+    return Conversation(
+        dialect.prepare(plan, checkpoint.idempotency_key or ""),
+        dialect,
+        policy.backoff,
+        _limits(policy),
+        key=checkpoint.idempotency_key,
+        checkpoint=checkpoint,
+        one_by_one=True,
+    )
+
+
+def _dialect(dialect: Dialect | None, terminal: Terminal | None) -> Dialect | None:
+    if dialect is not None and terminal is not None:
+        raise TypeError("give a dialect or a terminal event, not both: a dialect knows its terminal event")
+    return dialect if terminal is None else LastEventId(terminal)
+
+
+def _limits(policy: RetryPolicy) -> Limits:
+    return Limits(policy.first_event_timeout, policy.event_timeout, policy.deadline)

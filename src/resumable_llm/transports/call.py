@@ -1,0 +1,129 @@
+"""What the transports of every HTTP family do alike: recognise a call, name it, and watch over it.
+
+Knows requests and responses of the httpx family by their shape only; nothing here imports one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from resumable_llm.core.actions import Send
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.machine import Conversation
+from resumable_llm.core.model import Headers, Limits, RequestPlan
+from resumable_llm.dialects import ANY_EVENT_STREAM, recognise
+from resumable_llm.policy import RetryPolicy
+
+BYPASS = "resumable_llm.bypass"
+"""Request extension that makes our transports let the request pass: something above them is watching over it."""
+
+HANDLE = "resumable_llm"
+"""Response extension that holds the stream's handle, for `inspect`."""
+
+_MAX_KEYS = 1024
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that asks for a stream, as it will be sent."""
+
+    plan: RequestPlan
+    dialect: Dialect
+    key: str | None
+
+
+class Calls:
+    """Prepares the calls of one transport, and remembers their keys over an SDK's own retries.
+
+    An SDK retries by sending the request again, with ``x-stainless-retry-count`` above 0; it must carry the key of its first attempt.
+    """
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def prepare(self, request: Any) -> Call | None:
+        """The call that a request is, or None if it asks for no stream.
+
+        Args:
+            request: A request of the httpx family.
+        """
+        plan = plan_of(request)
+        dialect = recognise(plan)
+        if dialect is None:
+            return None
+        key = self._key_for(plan)
+        prepared = dialect.prepare(plan, key)
+        return Call(prepared, dialect, prepared.header("idempotency-key"))
+
+    def _key_for(self, plan: RequestPlan) -> str:
+        call = hashlib.sha256(f"{plan.method} {plan.url} ".encode() + (plan.body or b"")).hexdigest()
+        retried = (plan.header("x-stainless-retry-count") or "0") != "0"
+        with self._lock:
+            key = self._keys.pop(call, None) if retried else None
+            self._keys[call] = key = key or f"rl-{uuid.uuid4()}"
+            if len(self._keys) > _MAX_KEYS:
+                self._keys.popitem(last=False)
+        return key
+
+
+def plan_of(request: Any) -> RequestPlan:
+    """A request of the httpx family as plain data; a body that streams from somewhere is None."""
+    try:
+        body: bytes | None = request.content
+    except Exception:  # RequestNotRead, of either family
+        body = None
+    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
+    return RequestPlan(request.method, str(request.url), headers, body)
+
+
+def headers_of(response: Any) -> Headers:
+    """Response headers by lower-case name."""
+    return {name.lower(): value for name, value in response.headers.items()}
+
+
+def is_stream(response: Any) -> bool:
+    """Whether a response is an event stream to watch over."""
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return response.status_code in (200, 201) and content_type == "text/event-stream"
+
+
+def is_encoded(response: Any) -> bool:
+    """Whether the body must be decoded before it can be read."""
+    return response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
+
+
+def passed_headers(response: Any) -> list[tuple[bytes, bytes]]:
+    """The response headers that stay true of the body that is passed on: decoded, and of unknown length."""
+    return [
+        (name, value)
+        for name, value in response.headers.raw
+        if name.lower() not in (b"content-encoding", b"content-length")
+    ]
+
+
+def converse(call: Call, policy: RetryPolicy) -> Conversation:
+    """The conversation about a call."""
+    limits = Limits(policy.first_event_timeout, policy.event_timeout, policy.deadline)
+    return Conversation(call.plan, call.dialect, policy.backoff, limits, key=call.key)
+
+
+def with_timeout(extensions: Any, policy: RetryPolicy, send: Send) -> dict[str, Any]:
+    """Request extensions with a read timeout no longer than client, policy and conversation allow."""
+    timeout = dict(extensions.get("timeout") or {})
+    wanted = (timeout.get("read"), policy.read_timeout, send.read_timeout)
+    timeout["read"] = min((seconds for seconds in wanted if seconds is not None), default=None)
+    return {**extensions, "timeout": timeout}
+
+
+def socket_of(response: Any) -> socket.socket | None:
+    """The connection's socket, if the transport shows it."""
+    stream = response.extensions.get("network_stream")
+    found = stream.get_extra_info("socket") if stream is not None else None
+    return found if isinstance(found, socket.socket) else None

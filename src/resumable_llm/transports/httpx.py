@@ -1,0 +1,211 @@
+"""Transports for httpx.
+
+The file for httpx2 differs in the import alone; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx as http
+
+from resumable_llm.core.actions import Send
+from resumable_llm.dialects import ANY_EVENT_STREAM
+from resumable_llm.drivers.async_driver import AsyncDriver
+from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
+from resumable_llm.drivers.handle import AsyncHandle, Handle
+from resumable_llm.drivers.sync_driver import SyncDriver
+from resumable_llm.policy import RetryPolicy
+from resumable_llm.transports import call as calls
+
+ERRORS = (http.TransportError, http.DecodingError)
+FAMILY_ERROR = http.RemoteProtocolError
+
+
+class ResumableTransport(http.BaseTransport):
+    """Makes the event streams of any transport survive dropped connections.
+
+    Requests that ask for no stream, and answers that are none, pass untouched, and so do errors before an answer begins. An answer that
+    cannot be completed raises a `ResumableError` that is a ``RemoteProtocolError`` too.
+
+    Args:
+        transport: The transport to put this around; default: a new ``HTTPTransport``.
+        policy: When to try again; default: `RetryPolicy()`.
+        on_event: Called with a `Notice` when something happens to a stream.
+        owner: The client that owns the transport: it is kept alive here, and closing is left to it.
+    """
+
+    def __init__(
+        self,
+        transport: http.BaseTransport | None = None,
+        *,
+        policy: RetryPolicy | None = None,
+        on_event: OnEvent | None = None,
+        owner: object = None,
+    ) -> None:
+        self.wrapped = transport or http.HTTPTransport()
+        self._policy = policy or RetryPolicy()
+        self._on_event = on_event
+        self._owner = owner
+        self._calls = calls.Calls()
+
+    def handle_request(self, request: http.Request) -> http.Response:
+        """Send a request; watch over its answer if it is an event stream."""
+        if request.extensions.get(calls.BYPASS):
+            return self.wrapped.handle_request(request)
+        call = self._calls.prepare(request)
+        if call is not None:
+            driver = self._watch(call, request)
+            response = self._send(driver.first(), request)
+            if not calls.is_stream(response):
+                return response
+        else:
+            response = self.wrapped.handle_request(request)
+            if not calls.is_stream(response):
+                return response
+            driver = self._watch(calls.Call(calls.plan_of(request), ANY_EVENT_STREAM, None), request)
+            driver.first()
+        driver.adopt(_exchange(response))
+        return http.Response(
+            response.status_code,
+            headers=calls.passed_headers(response),
+            stream=_Body(driver),
+            extensions={**response.extensions, calls.HANDLE: Handle(driver)},
+        )
+
+    def close(self) -> None:
+        """Close the transport within, unless a client owns it."""
+        if self._owner is None:
+            self.wrapped.close()
+
+    def _watch(self, call: calls.Call, request: http.Request) -> SyncDriver:
+        def opener(send: Send) -> Exchange:
+            return _exchange(self._send(send, request))
+
+        talk = calls.converse(call, self._policy)
+        return SyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
+
+    def _send(self, send: Send, first: http.Request) -> http.Response:
+        plan = send.plan
+        request = http.Request(
+            plan.method,
+            plan.url,
+            headers=plan.headers,
+            stream=first.stream if plan.body is None else http.ByteStream(plan.body),
+            extensions=calls.with_timeout(first.extensions, self._policy, send),
+        )
+        return self.wrapped.handle_request(request)
+
+
+class _Body(http.SyncByteStream):
+    def __init__(self, driver: SyncDriver) -> None:
+        self._driver = driver
+        self._slices = driver.slices()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._slices  # always the same: a second iteration goes on where the first stopped
+
+    def close(self) -> None:
+        self._driver.abandon()
+
+
+def _exchange(response: http.Response) -> Exchange:
+    assert isinstance(response.stream, http.SyncByteStream)
+    body = response.iter_bytes() if calls.is_encoded(response) else iter(response.stream)
+    return Exchange(
+        response.status_code,
+        calls.headers_of(response),
+        body,
+        response.stream.close,
+        calls.socket_of(response),
+        response,
+    )
+
+
+class AsyncResumableTransport(http.AsyncBaseTransport):
+    """The same for asynchronous clients, on asyncio or trio; see `ResumableTransport`."""
+
+    def __init__(
+        self,
+        transport: http.AsyncBaseTransport | None = None,
+        *,
+        policy: RetryPolicy | None = None,
+        on_event: OnEvent | None = None,
+        owner: object = None,
+    ) -> None:
+        self.wrapped = transport or http.AsyncHTTPTransport()
+        self._policy = policy or RetryPolicy()
+        self._on_event = on_event
+        self._owner = owner
+        self._calls = calls.Calls()
+
+    async def handle_async_request(self, request: http.Request) -> http.Response:
+        """Send a request; watch over its answer if it is an event stream."""
+        if request.extensions.get(calls.BYPASS):
+            return await self.wrapped.handle_async_request(request)
+        call = self._calls.prepare(request)
+        if call is not None:
+            driver = self._watch(call, request)
+            response = await self._send(driver.first(), request)
+            if not calls.is_stream(response):
+                return response
+        else:
+            response = await self.wrapped.handle_async_request(request)
+            if not calls.is_stream(response):
+                return response
+            driver = self._watch(calls.Call(calls.plan_of(request), ANY_EVENT_STREAM, None), request)
+            driver.first()
+        driver.adopt(_async_exchange(response))
+        return http.Response(
+            response.status_code,
+            headers=calls.passed_headers(response),
+            stream=_AsyncBody(driver),
+            extensions={**response.extensions, calls.HANDLE: AsyncHandle(driver)},
+        )
+
+    async def aclose(self) -> None:
+        """Close the transport within, unless a client owns it."""
+        if self._owner is None:
+            await self.wrapped.aclose()
+
+    def _watch(self, call: calls.Call, request: http.Request) -> AsyncDriver:
+        async def opener(send: Send) -> AsyncExchange:
+            return _async_exchange(await self._send(send, request))
+
+        talk = calls.converse(call, self._policy)
+        return AsyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
+
+    async def _send(self, send: Send, first: http.Request) -> http.Response:
+        plan = send.plan
+        request = http.Request(
+            plan.method,
+            plan.url,
+            headers=plan.headers,
+            stream=first.stream if plan.body is None else http.ByteStream(plan.body),
+            extensions=calls.with_timeout(first.extensions, self._policy, send),
+        )
+        return await self.wrapped.handle_async_request(request)
+
+
+class _AsyncBody(http.AsyncByteStream):
+    def __init__(self, driver: AsyncDriver) -> None:
+        self._driver = driver
+        self._slices = driver.slices()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._slices  # always the same: a second iteration goes on where the first stopped
+
+    async def aclose(self) -> None:
+        await self._driver.abandon()
+
+
+def _async_exchange(response: http.Response) -> AsyncExchange:
+    assert isinstance(response.stream, http.AsyncByteStream)
+    body = response.aiter_bytes() if calls.is_encoded(response) else aiter(response.stream)
+    return AsyncExchange(
+        response.status_code,
+        calls.headers_of(response),
+        body,
+        response.stream.aclose,
+        response,
+    )
