@@ -5,11 +5,12 @@ Only words and exit codes: what a command does is in the module of its name.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
 import sys
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -31,16 +32,17 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"resumable-llm {version('resumable-llm')}")
+        print(f"resumable-llm {importlib.metadata.version('resumable-llm')}")
         raise typer.Exit
 
 
 @app.callback()
 def _common(
-    show_version: Annotated[
+    version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
+    del version  # its callback has dealt with it
     for output in (sys.stdout, sys.stderr):
         if hasattr(output, "reconfigure"):  # a model may say what the terminal cannot show
             output.reconfigure(errors="replace")
@@ -55,21 +57,22 @@ class Api(str, Enum):
 
 @app.command()
 def demo(
+    *,
     server: Annotated[
-        Optional[str], typer.Option(metavar="URL", help="Use this OpenAI-compatible server (http only), not llama.cpp.")
+        str | None, typer.Option(metavar="URL", help="Use this OpenAI-compatible server (http only), not llama.cpp.")
     ] = None,
-    model: Annotated[Optional[str], typer.Option(metavar="NAME", help="The model's name on that server.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name on that server.")] = None,
     cuts: Annotated[int, typer.Option(min=1, max=60, help="How many times the connection is cut.")] = 6,
-    seed: Annotated[int, typer.Option(help="Chooses the kinds and places of the cuts.")] = 1,
+    seed: Annotated[int, typer.Option(help="Chooses the kinds and places of the cuts.")] = 0,
     api: Annotated[Api, typer.Option(help="The API that the client speaks.")] = Api.chat,
     recorded: Annotated[bool, typer.Option("--recorded", help="Play back a recorded answer; no model needed.")] = False,
-    svg: Annotated[Optional[Path], typer.Option(metavar="FILE", hidden=True, help="Save the last frame.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", hidden=True, help="Save the last frame.")] = None,
 ) -> None:
     """Cut a real model's answer again and again, and read it whole.
 
-    The official openai client asks a small model (fetched once, about 93 MB) the same question twice at the same time, over
-    connections that are cut: plain, and wrapped by this library. In the end the server is asked for its own record of the
-    answer, which must be what the wrapped client received, byte for byte.
+    The official openai client asks a small model (fetched once, about 93 MB) the same question twice at the same time,
+    over connections that are cut: plain, and wrapped by this library. In the end the server is asked for its own record
+    of the answer, which must be what the wrapped client received, byte for byte.
 
     Exit codes: 0 byte for byte identical; 1 not; 2 wrong usage; 3 the demo cannot run here; 130 interrupted by Ctrl-C.
     """
@@ -93,16 +96,17 @@ def demo(
 
 @app.command()
 def stream(
-    url: Annotated[Optional[str], typer.Argument(metavar="URL", help="Where the stream is. Not with --resume.")] = None,
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="Where the stream is. Not with --resume.")] = None,
+    *,
     method: Annotated[
-        Optional[str], typer.Option("-X", "--request", metavar="METHOD", help="Default: GET, or POST with --data.")
+        str | None, typer.Option("-X", "--request", metavar="METHOD", help="Default: GET, or POST with --data.")
     ] = None,
     data: Annotated[
-        Optional[str],
+        str | None,
         typer.Option("-d", "--data", metavar="DATA|@FILE", help="Request body; JSON unless a header says otherwise."),
     ] = None,
     header: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(
             "-H", "--header", metavar="'NAME: VALUE'", help="Request header; never written to the checkpoint."
         ),
@@ -112,27 +116,28 @@ def stream(
     ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Write whole events, as an event stream.")] = False,
     checkpoint: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Keep the place here, event by event; removed at the end.")
+        Path | None, typer.Option(metavar="FILE", help="Keep the place here, event by event; removed at the end.")
     ] = None,
     resume: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Go on from this checkpoint, and keep it up to date.")
+        Path | None, typer.Option(metavar="FILE", help="Go on from this checkpoint, and keep it up to date.")
     ] = None,
     timeout: Annotated[
-        Optional[float],
+        float | None,
         typer.Option(min=0.001, metavar="SECONDS", help="Longest wait for the next event; pings do not count."),
     ] = None,
     deadline: Annotated[
-        Optional[float], typer.Option(min=0.001, metavar="SECONDS", help="Longest time for the whole answer.")
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Longest time for the whole answer.")
     ] = None,
 ) -> None:
-    """curl for streams that survive: events to stdout as they come, all else to stderr.
+    """Read an event stream that survives: events to stdout as they come, all else to stderr.
 
-    With --checkpoint, a reader that was killed, even with kill -9, goes on in a new process with --resume: both outputs put
-    together are the whole. An event is written first and noted in the file right after, so nothing is lost; a kill in the
-    few microseconds between the two writes that one event again.
+    With --checkpoint, a reader that was killed, even with kill -9, goes on in a new process with --resume: both outputs
+    put together are the whole. An event is written first and noted in the file right after, so nothing is lost; a kill
+    in the few microseconds between the two writes that one event again.
 
-    Exit codes: 0 complete; 1 interrupted, can go on from the checkpoint; 2 wrong usage; 3 the rest cannot be had: not kept,
-    expired, or failed; 4 the request was refused, or answered with no event stream; 130 Ctrl-C, can go on from the checkpoint.
+    Exit codes: 0 complete; 1 interrupted, can go on from the checkpoint; 2 wrong usage; 3 the rest cannot be had: not
+    kept, expired, or failed; 4 the request was refused, or its answer is no event stream; 130 interrupted by Ctrl-C, as
+    for 1.
     """
     if (url is None) == (resume is None):
         raise typer.BadParameter("give a URL, or --resume FILE")
@@ -144,7 +149,9 @@ def stream(
     headers = [_header(line) for line in header or []]
     if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
         headers.append(("Content-Type", "application/json"))
-    waits = {} if timeout is None else {"first_event_timeout": timeout, "event_timeout": timeout}
+    policy = RetryPolicy(deadline=deadline)
+    if timeout is not None:
+        policy = dataclasses.replace(policy, first_event_timeout=timeout, event_timeout=timeout)
     job = streams.Job(
         url=url,
         method=method or ("GET" if body is None else "POST"),
@@ -152,7 +159,7 @@ def stream(
         body=body,
         form="text" if text else "raw" if raw else None,
         checkpoint=checkpoint or resume,
-        policy=RetryPolicy(deadline=deadline, **waits),
+        policy=policy,
     )
     raise typer.Exit(streams.run(job, sys.stdout.buffer, sys.stderr))
 

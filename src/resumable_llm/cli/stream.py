@@ -6,17 +6,15 @@ Knows streams by the public API only, and options only as plain values.
 from __future__ import annotations
 
 import codecs
-import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
 import httpx
-import httpx_sse
 
 import resumable_llm as rl
 from resumable_llm.core.events import encode_event
@@ -27,7 +25,15 @@ Form = Literal["text", "data", "raw"]
 COMPLETE, INTERRUPTED, USAGE, GONE, REFUSED, CTRL_C = 0, 1, 2, 3, 4, 130
 """Exit codes."""
 
-_GONE = (rl.CannotResume, rl.ResumeExpired, rl.GapDetected, rl.ReplayDiverged, rl.UpstreamFailed)
+# In this order: our errors come from a client of the httpx family, and are that family's too.
+_CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
+    ((KeyboardInterrupt,), CTRL_C),
+    ((rl.CannotResume, rl.ResumeExpired, rl.GapDetected, rl.ReplayDiverged, rl.UpstreamFailed), GONE),
+    ((rl.ResumableError, BrokenPipeError), INTERRUPTED),
+    ((httpx.HTTPError, httpx.InvalidURL), REFUSED),
+)
+_EXPECTED = tuple(kind for kinds, _ in _CODES for kind in kinds)
+_REFUSAL_CHARACTERS = 500
 _PAGE = 4096
 _CONNECT_ONLY = httpx.Timeout(30, read=None)  # how long a silence may be is the policy's affair
 _ANY_EVENT_STREAM = "last_event_id"
@@ -59,23 +65,26 @@ class Job:
 class CheckpointFile:
     """Keeps a checkpoint in a file, at the cost of one small write an event.
 
-    After `kill -9` the file holds one of the last two checkpoints, whole. It is not forced onto the disk: a power cut may
-    leave an older one.
+    After `kill -9` the file holds one of the last two checkpoints, whole. It is not forced onto the disk: a power cut
+    may leave an older one.
 
     Args:
-        path: Where it will be, from the first checkpoint on.
+        path: Where it will be, from the first checkpoint on; None: keep nothing.
 
     Raises:
         OSError: The folder cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._file: BinaryIO | None = None
-        tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the first token was paid for
+        if path is not None:
+            tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the first token was paid for
 
     def save(self, checkpoint: rl.Checkpoint) -> None:
         """Replace what the file holds."""
+        if self._path is None:
+            return
         # Within one page of memory a write is done whole or not at all, whatever becomes of the process, and costs two
         # microseconds. A new file moved into place can be of any size, but costs two hundred times as much on ext4.
         record = checkpoint.to_json().encode().ljust(_PAGE - 1) + b"\n"
@@ -86,7 +95,7 @@ class CheckpointFile:
         self.close()
         with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=self._path.name, delete=False) as fresh:
             fresh.write(record)
-        os.replace(fresh.name, self._path)
+        Path(fresh.name).replace(self._path)
         if len(record) == _PAGE:
             self._file = self._path.open("r+b", buffering=0)
 
@@ -95,6 +104,12 @@ class CheckpointFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def remove(self) -> None:
+        """Remove the file: nothing is left to go on with."""
+        self.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 def run(job: Job, out: BinaryIO, err: TextIO) -> int:
@@ -120,38 +135,20 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
 
     try:
         start = rl.Checkpoint.from_json(job.checkpoint.read_bytes()) if job.checkpoint and job.url is None else None
-        file = CheckpointFile(job.checkpoint) if job.checkpoint else None
+        file = CheckpointFile(job.checkpoint)
     except (OSError, ValueError) as error:
         say(f"{job.checkpoint}: {error}")
         return USAGE
     try:
-        with httpx.Client(timeout=_CONNECT_ONLY) as client, _open(client, job, start, hear) as stream:
+        with closing(file), httpx.Client(timeout=_CONNECT_ONLY) as client, _open(client, job, start, hear) as stream:
             for piece in _pieces(stream, job.form):
                 out.write(piece)
                 out.flush()
-                if file is not None:
-                    file.save(stream.checkpoint)
+                file.save(stream.checkpoint)
             report = stream.report
-    except KeyboardInterrupt:
-        return _stopped("interrupted by Ctrl-C", CTRL_C, job, say)
-    except BrokenPipeError:
-        return _stopped("nobody reads the output any more", INTERRUPTED, job, say)
-    except (httpx.HTTPStatusError, httpx_sse.SSEError) as error:
-        say(f"refused: {error}")
-        return REFUSED
-    except _GONE as error:
-        say(f"{type(error).__name__}: {error}")
-        return GONE
-    except rl.ResumableError as error:
-        return _stopped(f"{type(error).__name__}: {error}", INTERRUPTED, job, say)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        say(f"{type(error).__name__}: {error}")
-        return REFUSED
-    finally:
-        if file is not None:
-            file.close()
-    if job.checkpoint is not None:
-        job.checkpoint.unlink(missing_ok=True)  # nothing is left to go on with
+    except _EXPECTED as error:
+        return _explain(error, job, say)
+    file.remove()
     if report.drops:
         say(f"{len(report.drops)} drops hidden, {report.seconds_lost:.1f} s lost")
     if not report.end_proved:
@@ -188,10 +185,15 @@ def _pieces(stream: ResumableStream, form: Form | None) -> Iterator[bytes]:
                     yield whole.encode()
 
 
-def _stopped(why: str, code: int, job: Job, say: Callable[[str], None]) -> int:
-    say(why)
-    if job.checkpoint is not None and job.checkpoint.exists():
-        say(f"to go on: resumable-llm stream --resume {shlex.quote(str(job.checkpoint))}")
-    else:
-        say("no checkpoint was kept: --checkpoint FILE would have made it possible to go on")
+def _explain(error: BaseException, job: Job, say: Callable[[str], None]) -> int:
+    """Say why the stream stopped and what can be done; give the exit code."""
+    code = next(code for kinds, code in _CODES if isinstance(error, kinds))
+    say(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": "))
+    if isinstance(error, httpx.HTTPStatusError):
+        say(error.response.text[:_REFUSAL_CHARACTERS])
+    if code in (INTERRUPTED, CTRL_C):
+        if job.checkpoint is not None and job.checkpoint.exists():
+            say(f"to go on: resumable-llm stream --resume {shlex.quote(str(job.checkpoint))}")
+        else:
+            say("no checkpoint was kept: with --checkpoint FILE it would be possible to go on")
     return code

@@ -57,7 +57,8 @@ class Dialect(Protocol):
     def ordinary(self) -> Pattern[bytes] | None:
         """Matches, as a whole, runs of whole events that `read` would have nothing to say about; None: read every event.
 
-        Such runs pass without being read. They end in a line feed, have no carriage return and no field but event and data.
+        Such runs pass without being read. They end in a line feed, have no carriage return and no field but event and data. If the pattern has a group,
+        it matches one event at a time, and the group its sequence number.
         """
 
     @property

@@ -32,18 +32,16 @@ nothing to say; they pass as they are. Everything that affects the state lives i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from itertools import islice
-from math import isfinite
+from math import inf
 from urllib.parse import urljoin
 
 from resumable_llm.core import errors
 from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
 from resumable_llm.core.dialect import Dialect, Finished, StillRunning
-from resumable_llm.core.events import BOM, BlockSplitter, Fields, parse_block
+from resumable_llm.core.intake import Intake
 from resumable_llm.core.model import (
     Backoff,
     Checkpoint,
@@ -54,13 +52,13 @@ from resumable_llm.core.model import (
     Notice,
     Position,
     Progress,
-    Reading,
     Report,
     RequestPlan,
     origin,
     without_credentials,
 )
-from resumable_llm.core.replay import Counter, Ledger, Verdict
+from resumable_llm.core.recovery import Purpose, by_last_event_id, retry_after, way_back
+from resumable_llm.core.replay import Verdict
 from resumable_llm.core.transcript import Transcript
 
 
@@ -87,16 +85,6 @@ class Input(Enum):
     WAKEUP = "wakeup"
 
 
-class Purpose(Enum):
-    """Why a request is made."""
-
-    FIRST = "first"
-    REPEAT = "repeat"
-    RESUME = "resume"
-    CONFIRM = "confirm"
-    POLL = "poll"
-
-
 _A, _S, _C, _W, _E, _F = State.ASKING, State.STREAMING, State.COLLECTING, State.WAITING, State.ENDED, State.FAILED
 _OVER = {_W, _A, _E, _F}
 
@@ -117,6 +105,9 @@ _EXPIRED = frozenset({404, 410, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_REFUSAL_BYTES = 64 * 1024
+
+MAX_CONFIRM_WAIT = 30.0
+"""The longest wait, in seconds, before asking whether there is more, if the server's ``retry:`` asks for one."""
 
 
 class Conversation:
@@ -143,39 +134,30 @@ class Conversation:
         checkpoint: Checkpoint | None = None,
         one_by_one: bool = False,
     ) -> None:
-        self._take_dialect(dialect)
-        self.one_by_one = one_by_one
         self.state = State.READY
         self.transcript = Transcript(limits.max_transcript_bytes)
-        self.upstream_error: str | None = None
-        """What the server said, in the stream, about why the answer failed."""
         self._request = request
         self._backoff = backoff
         self._limits = limits
         self._key = key
-        self._start = checkpoint or Checkpoint(dialect.name, request.method, request.url)
         self._resumed = checkpoint is not None
+        self._start = checkpoint or Checkpoint(dialect.name, request.method, request.url)
         self.transcript.whole = self._start.events == 0
 
         # Where the answer stands: behind the last block judged, and behind the last one that the caller surely has.
-        self._last_event_id = self._start.last_event_id or request.header("last-event-id") or ""
-        self._offset = self._start.offset
-        self._counter = Counter(self._start.sequence)
-        self._ledger = Ledger(self._start.first_id, self._start.events, self._start.checksum)
-        self._position = self._head()
-        self._progress = Progress(
-            request, self._position, self._start.handle, self._start.location, numbered=bool(self._last_event_id)
-        )
+        cursor = self._start.last_event_id or request.header("last-event-id") or ""
+        self._intake = Intake(dialect, self._start, cursor, limits.max_event_bytes)
+        self._intake.one_by_one = one_by_one
+        self._position = self._intake.head
+        self._location = self._start.location
 
         # The request at hand.
         self._purpose = Purpose.FIRST
         self._plan = request
         self._status = 0
         self._headers: Headers = {}
-        self._splitter = BlockSplitter(limits.max_event_bytes)
         self._body = bytearray()
         self._redirects = 0
-        self._plain = False
 
         # What to do next.
         self._queue: deque[Deliver | Notify] = deque()
@@ -185,20 +167,17 @@ class Conversation:
         self._failing: tuple[type[errors.ResumableError], str, BaseException | None] | None = None
 
         # What it took.
-        self._started_at = 0.0
+        self._deadline_at = inf
         self._attempts = 0
         self._answered = False
         self._drops: list[Drop] = []
-        self._replayed = 0
         self._failures = 0
         self._first_failure_at = 0.0
         self._news = False
         self._last_data_at = 0.0
         self._dropped_at: float | None = None
         self._seconds_lost = 0.0
-        self._retry_floor: float | None = None
         self._stream_gone = False
-        self._terminal = False
         self._end_proved = False
         self._tokens_counted = (0, 0)
 
@@ -206,7 +185,8 @@ class Conversation:
 
     def start(self, now: float) -> None:
         """Begin. The first action will be to send the request."""
-        self._started_at = now
+        if self._limits.deadline is not None:
+            self._deadline_at = now + self._limits.deadline
         if self._start.complete:
             self._end(Input.START, proved=True)
         elif self._resumed:
@@ -242,9 +222,8 @@ class Conversation:
             True if the chunk holds only whole events that need no reading: it may go to the caller at once, and counts as
             delivered. False: nothing was done, `receive_data` must have it.
         """
-        if not self._plain or 13 in chunk or not self._is_ordinary(chunk):
+        if now >= self._deadline_at or not self._intake.pass_plain(chunk):
             return False
-        self._offset += len(chunk)
         self._last_slice = chunk
         self.transcript.add_uncounted(chunk)
         self._last_data_at = now
@@ -254,24 +233,28 @@ class Conversation:
 
     def receive_data(self, chunk: bytes, now: float) -> None:
         """Bytes of the body have come."""
-        self._expect(Input.DATA)
-        self._let_go_of_hand()
+        if self.state is not State.STREAMING:
+            self._expect(Input.DATA)
+        if self._in_hand is not None or self._last_slice:
+            self._let_go_of_hand()
         if self.state is State.COLLECTING:
             self._collect(chunk, now)
             return
+        if not self._intake.one_by_one:  # chunks that passed plainly have moved the head, not the position
+            self._position = self._intake.head
         try:
-            blocks = self._splitter.feed(chunk)
+            found = self._intake.feed(chunk, self._position)
         except errors.EventTooLarge as error:
             self._fail(Input.DATA, errors.EventTooLarge, str(error))
             return
-        self._accept_all(blocks, now)
+        self._take(Input.DATA, found, now)
         if self.state is not State.STREAMING:
             return
-        self._plain = self._may_pass_plain()
-        limit = self._limits.event_timeout if self._news_ever else self._limits.first_event_timeout
+        self._intake.settle()
+        limit = self._limits.event_timeout if self._delivered else self._limits.first_event_timeout
         if limit is not None and now - self._last_data_at > limit:
             self._drop(Input.DATA, Failure(f"no event for {limit:g} s although the connection was alive"), now)
-        elif self._is_late(now):
+        elif now >= self._deadline_at:
             self._fail(Input.DATA, errors.RetriesExhausted, "the deadline has passed")
 
     def receive_eof(self, now: float) -> None:
@@ -284,7 +267,7 @@ class Conversation:
             self._end(Input.EOF, proved=True)
         elif self.dialect.proves_end:
             self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
-        elif not self._progress.numbered:
+        elif not self._intake.numbered:
             self._end(Input.EOF, proved=False)
         elif self._purpose is Purpose.CONFIRM and not self._news:
             self._end(Input.EOF, proved=True)
@@ -307,13 +290,17 @@ class Conversation:
 
     def next_action(self) -> Action:
         """What to do now. Events given out here are delivered: they have moved the position."""
-        self._let_go_of_hand()
+        if self._in_hand is not None or self._last_slice:
+            self._let_go_of_hand()
         if self._queue:
             action = self._queue.popleft()
-            if isinstance(action, Deliver):
+            if not isinstance(action, Deliver):
+                return action
+            if action.fields is None:
                 self._in_hand = action
-                if action.fields is not None:  # a single event: the caller has it with this return
-                    self._let_go_of_hand()
+            else:  # a single event: the caller has it with this return
+                self._position = action.position
+                self.transcript.add(action.data, action.events)
             return action
         if self._failing is not None:
             return self._make_error(*self._failing)
@@ -322,9 +309,20 @@ class Conversation:
 
     def deliver_one_by_one(self) -> None:
         """From here on give out each event alone, so that the checkpoint is exact at each of them."""
-        self.one_by_one, self._plain = True, False
+        self._intake.one_by_one = True
+        self._intake.stop_plain()
 
     # What anybody may look at
+
+    @property
+    def dialect(self) -> Dialect:
+        """The wire protocol, as far as it is known by now."""
+        return self._intake.dialect
+
+    @property
+    def upstream_error(self) -> str | None:
+        """What the server said, in the stream, about why the answer failed."""
+        return self._intake.upstream_error
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -339,11 +337,11 @@ class Conversation:
             offset=position.offset,
             events=events,
             checksum=position.checksum,
-            first_id=self._ledger.first_id,
-            handle=self._progress.handle,
-            location=self._progress.location and without_credentials(self._progress.location),
+            first_id=self._intake.ledger.first_id,
+            handle=self._intake.handle,
+            location=self._location and without_credentials(self._location),
             idempotency_key=self._key,
-            complete=self.state is State.ENDED and not self._queue,
+            complete=self.state is State.ENDED and not self._is_holding,
         )
 
     @property
@@ -354,7 +352,7 @@ class Conversation:
             drops=tuple(self._drops),
             events=self.transcript.events,
             bytes=self.transcript.bytes,
-            replayed=self._replayed,
+            replayed=self._intake.replayed,
             fidelity="exact",
             seconds_lost=self._seconds_lost,
             tokens_not_paid_twice=self._tokens_before_last_drop(),
@@ -374,13 +372,12 @@ class Conversation:
         Not so once somebody has looked at the checkpoint: they may mean to come back.
         """
         going = self.state in (State.STREAMING, State.WAITING)
-        return going and not self.one_by_one and self.dialect.detached and self._progress.handle == self._key
+        return going and not self._intake.one_by_one and self.dialect.detached and self._intake.handle == self._key
 
     @property
     def progress(self) -> Progress:
         """How far the answer has come, for the dialect's questions."""
-        self._progress.position, _ = self._where()
-        return self._progress
+        return Progress(self._request, self._where()[0], self._intake.handle, self._location, self._delivered)
 
     def partial_text(self) -> str:
         """The text of the answer delivered so far."""
@@ -391,33 +388,37 @@ class Conversation:
     def _begin_stream(self, starting: bool, now: float) -> None:
         self._move(Input.RESPONSE, State.STREAMING)
         self._standing = Read()
-        self._splitter = BlockSplitter(self._limits.max_event_bytes)
         self._news, self._last_data_at = False, now
         self._redirects = 0
         self._answered = True
+        self._location = self._headers.get("location") or self._location
         if starting:
-            self._take_dialect(self.dialect.answered_by(self._request, self._headers))
-            self._progress.handle = self.dialect.handle(self._request, self._headers)
-            self._progress.location = self._headers.get("location")
+            self._intake.take_dialect(self.dialect.answered_by(self._request, self._headers))
+            self._intake.handle = self.dialect.handle(self._request, self._headers)
+        self._intake.begin(resumed=not starting)
+
+    def _take(self, event: Input, found: list[Deliver], now: float) -> None:
+        """Hand over what is new, then see what else the bytes have said."""
+        intake = self._intake
+        if intake.saw_data:
+            self._last_data_at = now
+        if found:
+            self._queue.extend(found)
+            if not self._news and any(each.events for each in found):
+                self._note_news(now)
+        if intake.objection is not None:
+            verdict, why = intake.objection
+            self._object(event, errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged, why)
+        elif intake.terminal:
+            self._end(event, proved=True)
+
+    def _object(self, event: Input, error: type[errors.StreamInterrupted], why: str) -> None:
+        if self._purpose is Purpose.CONFIRM and self._plan.method != "GET" and error is errors.ReplayDiverged:
+            # The end was clean, and this server's ids turn out to be no cursors: asked again, it generates anew. So there was
+            # nothing to ask, and what was received is all that can be known.
+            self._end(event, proved=False)
         else:
-            self._progress.location = self._headers.get("location") or self._progress.location
-            self._counter.resumed()
-            self._ledger.resumed()
-        self._plain = self._may_pass_plain()
-
-    def _take_dialect(self, dialect: Dialect) -> None:
-        self.dialect = dialect
-        self._is_ordinary: Callable[[bytes], object] = dialect.ordinary.fullmatch if dialect.ordinary else _never
-
-    def _may_pass_plain(self) -> bool:
-        # Ids must be followed event by event, and half an event must wait for its other half.
-        return not (
-            self.dialect.ordinary is None or self.one_by_one or self._progress.numbered or self._splitter.pending
-        )
-
-    @property
-    def _news_ever(self) -> bool:
-        return self.transcript.bytes > 0 or self._start.events > 0
+            self._fail(event, error, why)
 
     def _note_news(self, now: float) -> None:
         self._news = True
@@ -426,89 +427,9 @@ class Conversation:
             self._seconds_lost += now - self._dropped_at
             self._dropped_at = None
 
-    def _accept_all(self, blocks: Sequence[bytes], now: float) -> None:
-        batch: list[Deliver] = []
-        for block in blocks:
-            if not self._accept(block, batch, now):
-                break
-        # What came behind the last event, comments or an id of its own, is passed with that event.
-        if batch:
-            batch[-1] = batch[-1]._replace(position=self._head())
-            if len(batch) > 1 and not self.one_by_one:
-                events = sum(each.events for each in batch)
-                batch = [Deliver(b"".join([each.data for each in batch]), None, events, self._head())]
-            self._queue.extend(batch)
-        if self.state is State.STREAMING and self._terminal:
-            self._end(Input.DATA, proved=True)
-
-    def _accept(self, block: bytes, batch: list[Deliver], now: float) -> bool:
-        """Judge one block; False: nothing behind it is wanted."""
-        fields = parse_block(block.removeprefix(BOM) if self._offset == 0 else block)
-        self._offset += len(block)
-        if fields.retry is not None:
-            self._retry_floor = fields.retry / 1000
-        if fields.data is None and fields.event is None:
-            self._accept_control(block, fields, batch)
-            return True
-        self._last_data_at = now
-        reading = self.dialect.read(fields)
-        verdict, why = self._judge(fields, reading)
-        if verdict is Verdict.SEEN:
-            self._replayed += 1
-            return True
-        if verdict is Verdict.GAP:
-            self._fail(Input.DATA, errors.GapDetected, why)
-            return False
-        if verdict is Verdict.OTHER:
-            self._meet_another_answer(why)
-            return False
-        if reading.handle and self._progress.handle is None:
-            self._progress.handle = reading.handle
-        self._take_id(fields)
-        if not self._news:
-            self._note_news(now)
-        batch.append(Deliver(block, fields, 1, self._head() if self.one_by_one else self._position))
-        self._terminal = reading.terminal
-        self.upstream_error = self.upstream_error or reading.error
-        return not self._terminal
-
-    def _accept_control(self, block: bytes, fields: Fields, batch: list[Deliver]) -> None:
-        self._take_id(fields)
-        # A block without data dispatches nothing, yet some SDKs' decoders make an empty event of it once they have seen an id,
-        # or if it has a retry field. A lone comment is harmless there and passes, for raw readers are used to it.
-        harmless = not self._progress.numbered and fields.id is None and fields.retry is None
-        if harmless and not self.one_by_one:
-            batch.append(Deliver(block, None, 0, self._position))
-
-    def _take_id(self, fields: Fields) -> None:
-        if fields.id is not None:
-            self._last_event_id = fields.id
-            self._progress.numbered = self._progress.numbered or bool(fields.id)
-
-    def _judge(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
-        handle = self._progress.handle
-        if reading.handle and handle and reading.handle != handle:
-            return Verdict.OTHER, "the server began another answer instead of going on with this one"
-        if reading.sequence is not None:
-            last = self._counter.last
-            verdict = self._counter.judge(reading.sequence)
-            return verdict, f"event {reading.sequence} came after event {last}: what was between them is lost"
-        if fields.id or self._progress.numbered:
-            verdict = self._ledger.judge(fields, self._last_event_id)
-            return verdict, "the server started over with another answer under the ids of this one"
-        return Verdict.NEW, ""
-
-    def _meet_another_answer(self, why: str) -> None:
-        by_post = self._plan.method != "GET"
-        if self._purpose is Purpose.CONFIRM and by_post:
-            # The end was clean, and this server's ids turn out to be no cursors: it generates anew. So there was nothing to
-            # ask, and what was received is all that can be known.
-            self._end(Input.DATA, proved=False)
-        else:
-            self._fail(Input.DATA, errors.ReplayDiverged, why)
-
-    def _head(self) -> Position:
-        return Position(self._last_event_id, self._counter.last, self._offset, self._ledger.checksum)
+    @property
+    def _delivered(self) -> bool:
+        return self.transcript.bytes > 0 or self._start.events > 0
 
     def _let_go_of_hand(self) -> None:
         self._last_slice = b""
@@ -517,14 +438,19 @@ class Conversation:
             self.transcript.add(self._in_hand.data, self._in_hand.events)
             self._in_hand = None
 
+    @property
+    def _is_holding(self) -> bool:
+        return self._in_hand is not None or any(isinstance(action, Deliver) for action in self._queue)
+
     def _where(self) -> tuple[Position, int]:
         """The place up to which the caller surely has everything, and the number of events before it."""
-        if self._in_hand is not None or any(isinstance(action, Deliver) for action in self._queue):
+        if self._is_holding:
             return self._position, self._events()
+        head = self._intake.head
         among = self._last_slice.count(b"\n\n")
         if among > 1:  # a slice of several events counts when the caller comes back for more
-            return self._head()._replace(offset=self._offset - len(self._last_slice)), self._events() - among
-        return self._head(), self._events()
+            return head._replace(offset=head.offset - len(self._last_slice)), self._events() - among
+        return head, self._events()
 
     def _events(self) -> int:
         return self._start.events + self.transcript.events
@@ -534,13 +460,11 @@ class Conversation:
     def _end(self, event: Input, *, proved: bool) -> None:
         self._move(event, State.ENDED)
         self._end_proved = proved
-        self._plain = False
         self._standing = Finish()
         self._notify("end", "" if proved else "nothing proves that the answer is complete")
 
     def _fail(self, event: Input, error: type[errors.ResumableError], why: str, cause: BaseException | None = None) -> None:
         self._move(event, State.FAILED)
-        self._plain = False
         self._notify("give_up", why)
         self._failing = (error, why, cause)
 
@@ -554,7 +478,6 @@ class Conversation:
         return Fail(error)
 
     def _drop(self, event: Input, failure: Failure, now: float) -> None:
-        self._plain = False
         if self._dropped_at is None:
             self._dropped_at = now
         if not self._news:
@@ -569,7 +492,7 @@ class Conversation:
             kind = errors.ResumeExpired if self._stream_gone else errors.CannotResume
             self._fail(event, kind, f"{failure.reason}; {way}", failure.cause)
             return
-        floors = [floor for floor in (failure.floor, self._retry_floor) if floor is not None]
+        floors = [floor for floor in (failure.floor, self._intake.retry_floor) if floor is not None]
         seconds = self._backoff(self._failures, now - self._first_failure_at, max(floors, default=None))
         if seconds is None:
             self._record(failure, "", 0.0)
@@ -586,7 +509,7 @@ class Conversation:
         self._drops.append(Drop(failure.reason, way, self._events(), seconds))
 
     def _wait_and_send(self, event: Input, way: tuple[Purpose, RequestPlan], seconds: float, now: float) -> None:
-        if self._is_late(now + seconds):
+        if now + seconds >= self._deadline_at:
             self._fail(event, errors.RetriesExhausted, "the deadline leaves no time for another attempt")
         elif seconds > 0:
             self._purpose, self._plan = way
@@ -597,49 +520,16 @@ class Conversation:
             self._send(event, *way, now)
 
     def _way_back(self) -> tuple[Purpose, RequestPlan] | str:
-        """The best way to the rest of the answer, or why there is none."""
-        progress, dialect = self.progress, self.dialect
-        poll = dialect.poll(progress)
         fruitless = self._purpose is Purpose.RESUME and self.state is State.STREAMING and self._failures > 0
-        if poll is not None and (self._stream_gone or self._purpose is Purpose.POLL or fruitless):
-            return Purpose.POLL, poll
-        if self._stream_gone:
-            return f"the server no longer has it: {dialect.keeps}"
-        plan = dialect.resume(progress)
-        if plan is not None:
-            return Purpose.RESUME, plan
-        by_id = self._by_last_event_id()
-        if isinstance(by_id, RequestPlan):
-            return Purpose.RESUME, by_id
-        if not self._news_ever and self._request.body is not None and dialect.may_repeat(progress):
-            return Purpose.REPEAT if self._answered or self._attempts else Purpose.FIRST, self._request
-        return (Purpose.POLL, poll) if poll is not None else by_id
-
-    def _by_last_event_id(self) -> RequestPlan | str:
-        """The request that any server with ids understands, or why it cannot be made."""
-        progress = self._progress
-        cursor = self._position.last_event_id
-        if progress.location is not None:
-            plan = self._request.get(progress.location)
-            if origin(plan.url) != origin(self._request.url):
-                return "the server's Location points to another origin, and what was meant for one origin is never sent to another"
-            if not cursor and self._news_ever:
-                return "the server named a Location but no event id to go on from"
-        elif not cursor:
-            return self.dialect.keeps
-        elif self._request.body is None:
-            return "the request's body is not at hand and cannot be sent again (resume_sse takes it as json= or content=)"
-        else:
-            plan = self._request
-        asked = plan.with_headers(("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",))
-        return asked.with_headers(("Last-Event-ID", cursor)) if cursor else asked
+        polling = self._purpose is Purpose.POLL
+        return way_back(self.dialect, self.progress, prefer_poll=fruitless or polling, stream_gone=self._stream_gone)
 
     def _confirm(self, now: float) -> None:
-        plan = self._by_last_event_id()
+        plan = by_last_event_id(self.dialect, self.progress)
         if isinstance(plan, str):
             self._end(Input.EOF, proved=False)
         else:
-            self._wait_and_send(Input.EOF, (Purpose.CONFIRM, plan), self._retry_floor or 0.0, now)
+            self._wait_and_send(Input.EOF, (Purpose.CONFIRM, plan), min(self._intake.retry_floor or 0.0, MAX_CONFIRM_WAIT), now)
 
     def _ask_again(self, event: Input, now: float) -> None:
         way = self._way_back()
@@ -649,7 +539,7 @@ class Conversation:
             self._send(event, *way, now)
 
     def _send(self, event: Input, purpose: Purpose, plan: RequestPlan, now: float) -> None:
-        if self._is_late(now):
+        if now >= self._deadline_at:
             self._fail(event, errors.RetriesExhausted, "the deadline has passed")
             return
         self._purpose, self._plan = purpose, plan
@@ -661,14 +551,11 @@ class Conversation:
 
     def _silence_allowed(self, now: float) -> float | None:
         limits = self._limits
-        waits = [limits.event_timeout] if self._news_ever else [limits.first_event_timeout, limits.event_timeout]
+        waits = [limits.event_timeout] if self._delivered else [limits.first_event_timeout, limits.event_timeout]
         # A connection has one read timeout for its whole life, so the longer of the two; what it misses, receive_data sees.
         longest = None if None in waits else max(filter(None, waits))
-        left = None if limits.deadline is None else max(self._started_at + limits.deadline - now, 0.001)
-        return min(filter(None, (longest, left)), default=None)
-
-    def _is_late(self, now: float) -> bool:
-        return self._limits.deadline is not None and now >= self._started_at + self._limits.deadline
+        left = self._deadline_at - now
+        return longest if left == inf else min(left, longest or left)
 
     # Answers that are no streams
 
@@ -730,7 +617,8 @@ class Conversation:
             self._wait_and_send(event, (way[0], way[1]), result.seconds, now)
         elif isinstance(result, Finished):
             self._move(event, State.STREAMING)
-            self._accept_all(result.blocks, now)
+            self._intake.begin(resumed=True)
+            self._take(Input.DATA, self._intake.judge(result.blocks, self._position), now)
             if self.state is State.STREAMING:
                 self._end(Input.DATA, proved=True)
         else:
@@ -759,25 +647,3 @@ class Conversation:
             texts = sum(1 for event in islice(self.transcript, before) if self.dialect.text(event))
             self._tokens_counted = (before, texts)
         return self._tokens_counted[1]
-
-
-def retry_after(headers: Headers) -> float | None:
-    """Seconds that a response asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or as a date.
-
-    A date is held against the response's own ``date``, for the two clocks need not agree.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-        return max(seconds, 0.0) if isfinite(seconds) else None
-    try:
-        until = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
-    except (KeyError, ValueError, TypeError):
-        return None
-    return max(until.total_seconds(), 0.0)
-
-
-def _never(chunk: bytes) -> None:
-    return None

@@ -312,5 +312,5 @@ class Progress:
     position: Position = field(default_factory=Position)
     handle: str | None = None
     location: str | None = None
-    numbered: bool = False
-    """The server has shown `id:` lines on this stream."""
+    delivered: bool = False
+    """Something of the answer has reached the caller."""

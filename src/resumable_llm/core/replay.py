@@ -41,6 +41,13 @@ class Counter:
         """From here on the server answers a request that named the sequence."""
         self._believed = not self._refuted
 
+    def follows(self, sequence: int) -> bool:
+        """Count the next event if it is plainly the next one; otherwise leave it to `judge`."""
+        if not self._believed or self.last is None or sequence != self.last + 1:
+            return False
+        self.last = sequence
+        return True
+
     def judge(self, sequence: int) -> Verdict:
         """Judge the next event and count it."""
         last = self.last

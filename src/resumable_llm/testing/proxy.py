@@ -18,9 +18,10 @@ import h11
 
 from resumable_llm.testing.exchange import MAX_HEAD, Exchange, HangUp, RequestRecord, next_event
 from resumable_llm.testing.plan import Fault, FaultPlan
-from resumable_llm.testing.sockets import arm_reset, connect, prepare, readable
+from resumable_llm.testing.sockets import accept, arm_reset, connect, for_ever, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
 
     from typing_extensions import Self
@@ -145,31 +146,37 @@ class FaultProxy:
             self._loop.run_until_complete(self._serving)
 
     async def _serve(self, listener: socket.socket, addresses: list[tuple[int, Any]]) -> None:
-        connections: set[asyncio.Task[None]] = set()
+        running: set[asyncio.Task[None]] = set()
 
-        def forget(connection: asyncio.Task[None]) -> None:
-            connections.discard(connection)
-            if not connection.cancelled() and (failure := connection.exception()) is not None:
+        def start(work: Coroutine[Any, Any, None]) -> None:
+            task = asyncio.create_task(work)
+            running.add(task)
+            task.add_done_callback(end)
+
+        def end(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not task.cancelled() and (failure := task.exception()) is not None:
                 self._failures.append(failure)
 
-        with listener:
-            try:
+        async def accept_all() -> None:
+            with listener:
                 while True:
-                    await readable(listener)
-                    client, _ = listener.accept()
+                    client = await accept(listener)
                     self._connections += 1
-                    connection = asyncio.create_task(self._serve_client(client, addresses))
-                    connections.add(connection)
-                    connection.add_done_callback(forget)
-            finally:
-                for connection in connections:
-                    connection.cancel()
-                await asyncio.gather(*connections, return_exceptions=True)
+                    start(self._serve_client(client, addresses))
+
+        start(accept_all())
+        try:
+            await for_ever()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _serve_client(self, client: socket.socket, addresses: list[tuple[int, Any]]) -> None:
         with client:
-            prepare(client)
             try:
+                prepare(client)
                 await self._serve_requests(client, addresses)
             except HangUp as hang_up:
                 if hang_up.reset:

@@ -22,14 +22,27 @@ class TimeUp(Exception):
     """The moment until which a caller was willing to wait has come."""
 
 
+async def accept(listener: socket.socket) -> socket.socket:
+    """Return the next connection made to a non-blocking listener.
+
+    Raises:
+        OSError: no connection can be taken, for want of file descriptors perhaps.
+    """
+    while True:
+        await readable(listener)
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):  # it left before its turn
+            connection, _ = listener.accept()
+            return connection
+
+
 def prepare(connection: socket.socket) -> None:
-    """Make a socket non-blocking, and let it send small pieces at once."""
+    """Make a connection non-blocking, and let it send small pieces at once."""
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 async def connect(addresses: Sequence[tuple[int, Any]]) -> socket.socket:
-    """Return a prepared connection to the first address that answers.
+    """Return a non-blocking connection to the first address that answers.
 
     Args:
         addresses: pairs of an address family and what `socket.connect` takes.
@@ -101,14 +114,16 @@ async def gone(connection: socket.socket) -> None:
 
     What it sends remains in the kernel. A peer that closes only its own direction counts as gone, as with most servers.
     """
-    await readable(connection)
-    try:
-        stays = bool(connection.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        stays = True  # a false alarm of the kernel's: rare, and then the next failing send tells
-    except OSError:
-        stays = False
-    if stays:
+    while True:
+        await readable(connection)
+        try:
+            stays = connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue  # a false alarm
+        except OSError:
+            return
+        if not stays:
+            return
         await for_ever()
 
 

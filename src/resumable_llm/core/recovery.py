@@ -1,0 +1,85 @@
+"""Ways back to the rest of an answer, in the order in which they are tried.
+
+Pure functions of what is known; nothing here remembers or sends anything.
+"""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from math import isfinite
+
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.model import Headers, Progress, RequestPlan, origin
+
+
+class Purpose(Enum):
+    """Why a request is made."""
+
+    FIRST = "first"
+    REPEAT = "repeat"
+    RESUME = "resume"
+    CONFIRM = "confirm"
+    POLL = "poll"
+
+
+def way_back(dialect: Dialect, progress: Progress, *, prefer_poll: bool, stream_gone: bool) -> tuple[Purpose, RequestPlan] | str:
+    """The best way to the rest of the answer, or why there is none.
+
+    Args:
+        dialect: Knows its own ways.
+        progress: How far the answer has come.
+        prefer_poll: Streaming has just proved fruitless.
+        stream_gone: The server has said that it cannot be streamed any more.
+    """
+    poll = dialect.poll(progress)
+    if poll is not None and (prefer_poll or stream_gone):
+        return Purpose.POLL, poll
+    if stream_gone:
+        return f"the server no longer has it: {dialect.keeps}"
+    plan = dialect.resume(progress)
+    if plan is not None:
+        return Purpose.RESUME, plan
+    by_id = by_last_event_id(dialect, progress)
+    if isinstance(by_id, RequestPlan):
+        return Purpose.RESUME, by_id
+    if not progress.delivered and progress.request.body is not None and dialect.may_repeat(progress):
+        return Purpose.REPEAT, progress.request
+    return (Purpose.POLL, poll) if poll is not None else by_id
+
+
+def by_last_event_id(dialect: Dialect, progress: Progress) -> RequestPlan | str:
+    """The request that any server with ids understands, or why it cannot be made."""
+    request, cursor = progress.request, progress.position.last_event_id
+    if progress.location is not None:
+        plan = request.get(progress.location)
+        if origin(plan.url) != origin(request.url):
+            return "the server's Location points to another origin, and what was meant for one origin is never sent to another"
+        if not cursor and progress.delivered:
+            return "the server named a Location but no event id to go on from"
+    elif not cursor:
+        return dialect.keeps
+    elif request.body is None:
+        return "the request's body is not at hand and cannot be sent again (resume_sse takes it as json= or content=)"
+    else:
+        plan = request
+    asked = plan.with_headers(("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",))
+    return asked.with_headers(("Last-Event-ID", cursor)) if cursor else asked
+
+
+def retry_after(headers: Headers) -> float | None:
+    """Seconds that a response asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or as a date.
+
+    A date is held against the response's own ``date``, for the two clocks need not agree.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        return max(seconds, 0.0) if isfinite(seconds) else None
+    try:
+        until = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return max(until.total_seconds(), 0.0)
