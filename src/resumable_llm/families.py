@@ -1,6 +1,7 @@
 """Which HTTP family an object belongs to: httpx or httpx2, and its transports.
 
-The family is read off the object, never off the SDK that holds it: openai 3 takes clients of either. Nothing is imported that is not in use already.
+The family is read off the object, never off the SDK that holds it: openai 3 takes clients of either. Nothing is
+imported that is not in use already.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """When to try again: tenacity's strategies, asked as pure functions.
 
-tenacity decides how long to wait and when to stop; it never runs anything here, and nothing here sleeps or knows what is being retried.
+tenacity decides how long to wait and when to stop; it never runs anything here, and nothing here sleeps or knows what
+is being retried.
 """
 
 from __future__ import annotations
@@ -50,19 +51,22 @@ _herd = _Herd()
 class RetryPolicy:
     """How patiently to hold on to an answer. All times are in seconds.
 
-    The first attempt after a connection that had brought something new is made at once; `wait` and `stop` speak of the attempts after that, and
-    start anew whenever an event arrives.
+    The first attempt after a connection that had brought something new is made at once; `wait` and `stop` speak of
+    the attempts after that, and start anew whenever an event arrives.
 
     Args:
         wait: Backoff: any tenacity wait strategy. Default: exponential from 0.5 with full jitter, at most 20.
-        stop: When to give up: any tenacity stop strategy; its attempts are those in a row that brought nothing. Default: after 8.
+        stop: When to give up: any tenacity stop strategy; its attempts are those in a row that brought nothing.
+            Default: after 8.
         first_event_timeout: Longest time to wait for the first event. Comments and pings do not count.
         event_timeout: Longest time between two events. Comments and pings do not count.
-        read_timeout: Longest silence on the connection; None: as the HTTP client has it. Where both are set, the shorter one.
+        read_timeout: Longest silence on the connection; None: as the HTTP client has it. Where both are set, the
+            shorter one.
         deadline: Longest time for the whole answer, over all attempts; None: none.
 
-    Silence without a single byte is noticed at the shortest of the times that apply when a connection is opened; on the first
-    connection that is the longer of ``first_event_timeout`` and ``event_timeout``, unless ``read_timeout`` is shorter.
+    Silence without a single byte is noticed at the shortest of the times that apply when a connection is opened; on
+    the first connection that is the longer of ``first_event_timeout`` and ``event_timeout``, unless ``read_timeout``
+    is shorter.
 
     Raises:
         ValueError: A time is not positive.

@@ -1,6 +1,6 @@
-"""`connect_sse`, `resume_sse` and their asynchronous twins: event streams for people who hold an HTTP client themselves.
+"""`connect_sse`, `resume_sse` and their twins: event streams for people who hold an HTTP client themselves.
 
-httpx-sse's signatures and event type first. May know any HTTP family through `families`; parses and retries nothing itself.
+httpx-sse's signatures and event type first. Knows HTTP families through `families` only; parses and retries nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Stream:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Where the caller stands: behind the last event that iteration gave out."""
+        """The place behind the last event that iteration gave out."""
         return self._conversation.checkpoint
 
     @property
@@ -51,7 +51,9 @@ class _Stream:
 
     def _request(self, send: Send) -> Any:
         plan = send.plan
-        request = self._client.build_request(plan.method, plan.url, headers=list(plan.headers), content=plan.body or None)
+        request = self._client.build_request(
+            plan.method, plan.url, headers=list(plan.headers), content=plan.body or None
+        )
         request.extensions = {**with_timeout(request.extensions, self._policy, send), BYPASS: True}
         return request
 
@@ -75,7 +77,9 @@ class _Stream:
     def _refuse(self, response: Any) -> None:
         response.raise_for_status()
         kind = response.headers.get("content-type", "no content type")
-        raise SSEError(f"expected an answer of type text/event-stream, but it has {kind} (status {response.status_code})")
+        raise SSEError(
+            f"expected an answer of type text/event-stream, but it has {kind} (status {response.status_code})"
+        )
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -121,7 +125,7 @@ class ResumableStream(_Stream):
         return self._events
 
     def text_deltas(self) -> Iterator[str]:
-        """The text of the answer, piece by piece, as its dialect knows it; the data of each event where it knows nothing."""
+        """The text of the answer, piece by piece; the data of each event, where the dialect knows no text."""
         for event in self._events:
             text = self._conversation.dialect.text(Fields(event.event, event.data, None, None))
             if text:
@@ -149,7 +153,12 @@ class ResumableStream(_Stream):
         if first:
             self.response = response
         return Exchange(
-            response.status_code, headers_of(response), response.iter_bytes(), response.close, socket_of(response), response
+            response.status_code,
+            headers_of(response),
+            response.iter_bytes(),
+            response.close,
+            socket_of(response),
+            response,
         )
 
 
@@ -189,7 +198,7 @@ class AsyncResumableStream(_Stream):
         return self._events
 
     async def text_deltas(self) -> AsyncIterator[str]:
-        """The text of the answer, piece by piece, as its dialect knows it; the data of each event where it knows nothing."""
+        """The text of the answer, piece by piece; the data of each event, where the dialect knows no text."""
         async for event in self._events:
             text = self._conversation.dialect.text(Fields(event.event, event.data, None, None))
             if text:
@@ -242,10 +251,11 @@ def connect_sse(
         url: URL, absolute or relative to the client's base URL.
         dialect: The wire protocol; default: recognised by the request.
         policy: When to try again, and how long to wait for what; default: `RetryPolicy()`.
-        idempotency_key: Names the call, so that a repeat of its request is no second one; default: a new one for each POST.
+        idempotency_key: Names the call, so that a repeat of its request is no second one; default: a new one for each
+            POST.
         last_event_id: Begin behind this event.
-        terminal: For servers whose protocol is not known: the event that ends an answer, by its name, by its whole data, or by a function of its
-            fields. With it, an end without that event is a drop.
+        terminal: For servers whose protocol is not known: the event that ends an answer, by its name, by its whole
+            data, or by a function of its fields. With it, an end without that event is a drop.
         on_event: Called with a `Notice` when something happens to the stream.
         **request: What ``client.build_request`` takes: json, headers, content, params, timeout, …
 
@@ -254,13 +264,24 @@ def connect_sse(
 
     Raises:
         TypeError: The client is asynchronous, or no client of httpx or httpx2.
-        ResumableError: On entering or iterating: the answer cannot be had, or not to its end. Also a ``TransportError`` of the family.
+        ResumableError: On entering or iterating: the answer cannot be had, or not to its end. Also a
+            ``TransportError`` of the family.
         HTTPStatusError: On entering: the server refused. Of the family.
         SSEError: On entering: the answer is no event stream.
     """
     family = _family(client, sync=True)
     policy = policy or RetryPolicy()
-    talk = _begin(client, method, url, dialect, policy, idempotency_key, last_event_id, terminal, request)
+    talk = _begin(
+        client,
+        method,
+        url,
+        request,
+        dialect=dialect,
+        policy=policy,
+        key=idempotency_key,
+        last_event_id=last_event_id,
+        terminal=terminal,
+    )
     return ResumableStream(client, family, talk, policy, on_event)
 
 
@@ -280,7 +301,17 @@ def aconnect_sse(
     """The same for asynchronous clients; see `connect_sse`."""
     family = _family(client, sync=False)
     policy = policy or RetryPolicy()
-    talk = _begin(client, method, url, dialect, policy, idempotency_key, last_event_id, terminal, request)
+    talk = _begin(
+        client,
+        method,
+        url,
+        request,
+        dialect=dialect,
+        policy=policy,
+        key=idempotency_key,
+        last_event_id=last_event_id,
+        terminal=terminal,
+    )
     return AsyncResumableStream(client, family, talk, policy, on_event)
 
 
@@ -301,8 +332,9 @@ def resume_sse(
         policy: When to try again; default: `RetryPolicy()`.
         terminal: As given to `connect_sse`.
         on_event: Called with a `Notice` when something happens to the stream.
-        **request: What ``client.build_request`` takes. Credentials, as ``headers=``, for a checkpoint holds none. The body too, as ``json=`` or
-            ``content=``, if the stream came from a POST that has no other way back than to be sent again with Last-Event-ID.
+        **request: What ``client.build_request`` takes. Credentials, as ``headers=``, for a checkpoint holds none. The
+            body too, as ``json=`` or ``content=``, if the stream came from a POST that has no other way back than to
+            be sent again with Last-Event-ID.
 
     Returns:
         As `connect_sse`: the events behind the checkpoint.
@@ -335,7 +367,9 @@ def aresume_sse(
 def _family(client: Any, *, sync: bool) -> Family:
     family = family_of(client)
     if family is None:
-        raise TypeError(f"expected a client of httpx or httpx2, not {type(client).__module__}.{type(client).__qualname__}")
+        raise TypeError(
+            f"expected a client of httpx or httpx2, not {type(client).__module__}.{type(client).__qualname__}"
+        )
     if family.is_sync_client(client) is not sync:
         other = "aconnect_sse and aresume_sse" if sync else "connect_sse and resume_sse"
         raise TypeError(f"this is {'an asynchronous' if sync else 'a blocking'} client: use {other}")
@@ -346,12 +380,13 @@ def _begin(
     client: Any,
     method: str,
     url: Any,
+    options: dict[str, Any],
+    *,
     dialect: Dialect | None,
     policy: RetryPolicy,
     key: str | None,
     last_event_id: str | None,
     terminal: Terminal | None,
-    options: dict[str, Any],
 ) -> Conversation:
     request = client.build_request(method, url, **options)
     plan = plan_of(request)

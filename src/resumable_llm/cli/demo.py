@@ -415,13 +415,18 @@ def judge(plain: Reader, wrapped: Reader, record: bytes | None) -> Outcome:
     received = wrapped.answer
     identical = wrapped.complete and record is not None and _identical(received, record)
     report = wrapped.report or rl.Report()
+    events = received.count(_BLANK_LINE)
     whole = f" of {record.count(_BLANK_LINE):,}" if record else ""
     hidden = "hidden" if wrapped.complete else "not all could be hidden"
     rows = [
         ("how it ended", plain.ended, wrapped.ended),
         ("drops", "0" if plain.complete else "1", f"{len(wrapped.drops)}, {hidden}"),
         ("attempts", "1", f"{report.attempts}"),
-        ("events delivered", f"{plain.answer.count(_BLANK_LINE):,}", f"{report.events:,}{whole}, each once"),
+        (
+            "events delivered",
+            f"{plain.answer.count(_BLANK_LINE):,}",
+            f"{events:,}{whole}{', each once' if identical else ''}",
+        ),
         ("bytes delivered", f"{len(plain.answer):,}", f"{len(received):,}, SHA-256 {_digest(received)}"),
         ("the server's own record", "", f"{len(record):,}, SHA-256 {_digest(record)}" if record else "none"),
         ("bytes identical", "", "yes" if identical else "no" if record else "cannot be compared"),

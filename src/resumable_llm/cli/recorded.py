@@ -6,6 +6,7 @@ hands out its bytes from any offset, as that server does. Knows nothing of clien
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import threading
@@ -104,15 +105,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         skip = start
-        try:
-            for number, event in enumerate(conversation.events):
-                if rest := event[skip:]:
-                    time.sleep(max(0.0, conversation.due(number) - time.monotonic()))
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(rest), rest))
-                skip = max(0, skip - len(event))
-            self.wfile.write(b"0\r\n\r\n")
-        except ConnectionError:
-            self.close_connection = True  # the reader is gone; the conversation stays
+        for number, event in enumerate(conversation.events):
+            if rest := event[skip:]:
+                time.sleep(max(0.0, conversation.due(number) - time.monotonic()))
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(rest), rest))
+            skip = max(0, skip - len(event))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the reader has gone; the conversation stays
+            super().handle()
 
     def version_string(self) -> str:
         return self.server_version

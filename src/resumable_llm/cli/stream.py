@@ -81,23 +81,26 @@ class CheckpointFile:
         if path is not None:
             tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the first token was paid for
 
-    def save(self, checkpoint: rl.Checkpoint) -> None:
-        """Replace what the file holds."""
+    def keep(self, checkpoint: rl.Checkpoint) -> Callable[[], None]:
+        """Make ready to replace what the file holds; calling the result does it, with nothing else left to do."""
         if self._path is None:
-            return
+            return lambda: None
+        record = checkpoint.to_json().encode().ljust(_PAGE - 1) + b"\n"
         # Within one page of memory a write is done whole or not at all, whatever becomes of the process, and costs two
         # microseconds. A new file moved into place can be of any size, but costs two hundred times as much on ext4.
-        record = checkpoint.to_json().encode().ljust(_PAGE - 1) + b"\n"
-        if self._file is not None and len(record) == _PAGE:
-            self._file.seek(0)
-            self._file.write(record)
-            return
+        file = self._file
+        if file is not None and len(record) == _PAGE:
+            file.seek(0)
+            return lambda: file.write(record)
+        return lambda: self._replace(self._path, record)
+
+    def _replace(self, path, record: bytes) -> None:
         self.close()
-        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=self._path.name, delete=False) as fresh:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as fresh:
             fresh.write(record)
-        Path(fresh.name).replace(self._path)
+        Path(fresh.name).replace(path)
         if len(record) == _PAGE:
-            self._file = self._path.open("r+b", buffering=0)
+            self._file = path.open("r+b", buffering=0)
 
     def close(self) -> None:
         """Let go of the file; it stays."""
@@ -142,9 +145,10 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
     try:
         with closing(file), httpx.Client(timeout=_CONNECT_ONLY) as client, _open(client, job, start, hear) as stream:
             for piece in _pieces(stream, job.form):
+                note = file.keep(stream.checkpoint)
                 out.write(piece)
                 out.flush()
-                file.save(stream.checkpoint)
+                note()
             report = stream.report
     except _EXPECTED as error:
         return _explain(error, job, say)

@@ -1,6 +1,7 @@
 """What a provider's wire protocol must tell the conversation: the protocol to implement for another provider.
 
-A dialect is pure and stateless: it reads requests, response heads and events, and writes requests. All state is in the `Progress` it is shown.
+A dialect is pure and stateless: it reads requests, response heads and events, and writes requests. All state is in
+the `Progress` it is shown.
 """
 
 from __future__ import annotations
@@ -42,68 +43,86 @@ PollResult = StillRunning | Finished | Unusable
 class Dialect(Protocol):
     """One provider's wire protocol.
 
-    Subclass `resumable_llm.dialects.EventStream`, which answers every question the way any SSE server would, and override what differs.
+    Subclass `resumable_llm.dialects.EventStream`, which answers every question the way any SSE server would, and
+    override what differs.
     """
 
     @property
     def name(self) -> str:
         """As in ``Checkpoint.dialect``."""
+        ...
 
     @property
     def proves_end(self) -> bool:
         """Whether a terminal event ends every complete answer, so that an end without one is a drop."""
+        ...
 
     @property
     def ordinary(self) -> Pattern[bytes] | None:
-        """Matches, as a whole, runs of whole events that `read` would have nothing to say about; None: read every event.
+        """Matches, as a whole, runs of events that `read` would have nothing to say about; None: read every event.
 
-        Such runs pass without being read. They end in a line feed, have no carriage return and no field but event and data. If the pattern has a group,
-        it matches one event at a time, and the group its sequence number.
+        Such runs pass without being read. They end in a line feed, have no carriage return and no field but event and
+        data. If the pattern has a group, it matches one event at a time, and the group its sequence number.
         """
 
     @property
     def keeps(self) -> str:
         """What the server keeps of an answer and for how long, in a sentence, for people who read an error."""
+        ...
 
     @property
     def detached(self) -> bool:
-        """Whether the server goes on generating when its connection closes, because of the name that `prepare` gave it."""
+        """Whether the server goes on when its connection closes, because of the name that `prepare` gave the call."""
+        ...
 
     def recognises(self, request: RequestPlan) -> bool:
         """Whether this request asks for an answer in this protocol, as a stream."""
+        ...
 
     def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
-        """The request with harmless additions that make its answer easier to resume. ``key`` is new for each logical call."""
+        """The request with harmless additions that help its answer to be resumed. ``key`` is new for each call."""
+        ...
 
     def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:
         """The dialect to go on with, now that the server has shown itself in its response headers; mostly this one."""
+        ...
 
     def handle(self, request: RequestPlan, headers: Headers) -> str | None:
         """The provider's id of the generation, if request or response headers tell it."""
+        ...
 
     def read(self, event: Fields) -> Reading:
         """What one event says. Called for each event that has data or a name."""
+        ...
 
     def ended(self, request: RequestPlan, transcript: Transcript) -> bool:
         """Whether what was said proves the answer complete although no terminal event came."""
+        ...
 
     def resume(self, progress: Progress) -> RequestPlan | None:
         """The dialect's own way to the rest of the stream; None if there is none from here."""
+        ...
 
     def may_repeat(self, progress: Progress) -> bool:
         """Whether the request may be sent again when nothing at all was delivered of its answer."""
+        ...
 
     def gone(self, status: int, body: bytes) -> bool:
         """Whether this refusal of a resume says that the server does not keep the stream any more."""
+        ...
 
     def poll(self, progress: Progress) -> RequestPlan | None:
         """The request that reads the finished answer; None if there is none."""
+        ...
 
     def read_poll(self, headers: Headers, body: bytes, progress: Progress, transcript: Transcript) -> PollResult:
         """What the answer to a poll, or a JSON answer to a resume, says."""
+        ...
 
     def cancel(self, progress: Progress) -> RequestPlan | None:
         """The request that stops the generation; None where closing the connection is the way."""
+        ...
 
     def text(self, event: Fields) -> str:
         """What a person would read of this event."""
+        ...

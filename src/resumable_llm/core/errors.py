@@ -19,7 +19,7 @@ as well, so that SDKs treat them as the connection errors they are; see `as_fami
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from resumable_llm.core.model import Checkpoint, Report
@@ -112,13 +112,15 @@ def as_family(error: ErrorT, family_error: type[Exception]) -> ErrorT:
     """
     ours = type(error)
     # One class per pair: ours stands first, for its constructor must be the one that runs.
-    both = _CLASSES.get((ours, family_error))
+    both: Any = _CLASSES.get((ours, family_error))
     if both is None:
-        both = type(ours.__name__, (ours, family_error), {"__doc__": ours.__doc__, "__module__": family_error.__module__})
+        both = type(
+            ours.__name__, (ours, family_error), {"__doc__": ours.__doc__, "__module__": family_error.__module__}
+        )
         _CLASSES[ours, family_error] = both
-    made: ErrorT = both(str(error), partial_text=error.partial_text, checkpoint=error.checkpoint, report=error.report)
+    made = both(str(error), partial_text=error.partial_text, checkpoint=error.checkpoint, report=error.report)
     made.__cause__ = error.__cause__
-    return made
+    return cast(ErrorT, made)
 
 
 _CLASSES: dict[tuple[type[Exception], type[Exception]], Any] = {}

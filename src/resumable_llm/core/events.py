@@ -1,7 +1,8 @@
 """Bytes to events and back, exactly as the WHATWG rules for event streams say.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (section 9.2), read 2026-11-22.
-Nothing here knows of HTTP, of providers or of resuming. Work per event is proportional to its own bytes, however they are cut.
+Nothing here knows of HTTP, of providers or of resuming. Work per event is proportional to its own bytes, however they
+are cut.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class BlockSplitter:
             EventTooLarge: An event has grown beyond the bound.
         """
         rest = self._rest
-        # A line end can be three bytes old when the one that makes the line blank arrives, so only the seam is looked at
-        # again: an event that comes in a thousand pieces is searched once, not a thousand times.
+        # A line end can be three bytes old when the one that makes the line blank arrives, so only the seam is looked
+        # at again: an event that comes in a thousand pieces is searched once, not a thousand times.
         if rest:
             seam = bytes(rest[-3:]) + chunk
             if not (_BLANK_LINE.search(seam) if 13 in seam else b"\n\n" in seam):
@@ -106,7 +107,8 @@ def parse_block(block: bytes) -> Fields:
         block: The bytes up to and with a blank line, without the stream's byte order mark.
 
     Returns:
-        The fields. ``data`` is None if there is no data line: such a block dispatches no event, yet its id and retry count.
+        The fields. ``data`` is None if there is no data line: such a block dispatches no event, yet its id and retry
+        count.
     """
     only, _, after = block.partition(b"\n")
     if after == b"\n" and only.startswith(b"data: ") and 13 not in only:  # most events are one line
@@ -120,12 +122,11 @@ def parse_block(block: bytes) -> Fields:
     retry: int | None = None
     for line in text.split("\n"):
         if line.startswith("data:"):
-            value = line[6:] if line.startswith(" ", 5) else line[5:]
+            value = line[5:].removeprefix(" ")
             data = value if data is None else f"{data}\n{value}"
             continue
         name, _, value = line.partition(":")
-        if value.startswith(" "):
-            value = value[1:]
+        value = value.removeprefix(" ")
         if name == "event":
             event = value
         elif name == "id":
@@ -201,6 +202,5 @@ def encode_event(data: str, *, event: str | None = None, id: str | None = None, 
             lines.append(f"{name}: {value}\n")
     if retry is not None:
         lines.append(f"retry: {retry:d}\n")
-    for line in data.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-        lines.append(f"data: {line}\n")
+    lines.extend(f"data: {line}\n" for line in data.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
     return "".join(lines).encode() + b"\n"

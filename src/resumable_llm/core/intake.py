@@ -69,13 +69,16 @@ class Intake:
         self.settle()
 
     def settle(self) -> None:
-        """See whether the next bytes may pass plainly: ids must be followed event by event, half an event must wait for its half."""
+        """See whether the next bytes may pass plainly.
+
+        Ids must be followed event by event, and half an event must wait for its other half.
+        """
         self._plain = not (
             self._is_ordinary is _never or self.one_by_one or self.numbered or self.terminal or self._splitter.pending
         )
 
     def pass_plain(self, chunk: bytes) -> bool:
-        """Take a chunk unread if it holds only whole events about which the dialect has nothing to say. The hot path."""
+        """Take a chunk unread if it holds only events about which the dialect has nothing to say. The hot path."""
         if not self._plain or 13 in chunk:
             return False
         found = self._is_ordinary(chunk)
@@ -94,11 +97,14 @@ class Intake:
         return _new(Position, (self.last_event_id, self.counter.last, self.offset, self.ledger.checksum))
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
-        """Take bytes and return what is new in them. Sets `terminal`, `objection` and `saw_data`. Raises `EventTooLarge`.
+        """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
 
         Args:
             chunk: The bytes.
             before: The place that the caller has reached.
+
+        Raises:
+            EventTooLarge: An event has grown beyond the bound.
         """
         return self.judge(self._splitter.feed(chunk), before)
 
@@ -110,9 +116,10 @@ class Intake:
         for block in blocks:
             fields = parse_block(block.removeprefix(BOM) if self.offset == 0 else block)
             self.offset += len(block)
-            if fields[3] is not None:
-                self.retry_floor = fields[3] / 1000
-            if fields[1] is None and fields[0] is None:
+            event, data, _, retry = fields
+            if retry is not None:
+                self.retry_floor = retry / 1000
+            if data is None and event is None:
                 behind = True
                 if self._pass_control(fields):
                     found.append(Deliver(block, None, 0, before))
@@ -134,8 +141,9 @@ class Intake:
     def _pass_control(self, fields: Fields) -> bool:
         """Whether a block without event goes to the caller.
 
-        It dispatches nothing, yet some SDKs' decoders make an empty event of it once they have seen an id, or if it has a retry field (facts
-        measured with openai 3.54, anthropic 2.12 and httpx-sse 0.4.3). A lone comment is harmless there, and raw readers are used to it.
+        It dispatches nothing, yet some SDKs' decoders make an empty event of it once they have seen an id, or if it
+        has a retry field (facts measured with openai 3.54, anthropic 2.12 and httpx-sse 0.4.3). A lone comment is
+        harmless there, and raw readers are used to it.
         """
         self._take_id(fields)
         return not (self.one_by_one or self.numbered or fields.id is not None or fields.retry is not None)
@@ -174,5 +182,5 @@ class Intake:
             self.numbered = self.numbered or bool(fields.id)
 
 
-def _never(chunk: bytes) -> None:
+def _never(_chunk: bytes) -> None:
     return None

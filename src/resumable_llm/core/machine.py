@@ -3,8 +3,9 @@
 Theory of operation
 ===================
 
-One `Conversation` is one answer, over any number of connections. Whoever drives it reports what happens (`receive_*`, each with
-the time ``now`` in seconds of a clock that never goes back) and performs what it asks (`next_action`); it decides, they act.
+One `Conversation` is one answer, over any number of connections. Whoever drives it reports what happens (`receive_*`,
+each with the time ``now`` in seconds of a clock that never goes back) and performs what it asks (`next_action`); it
+decides, they act.
 
     READY ──▶ ASKING ──▶ STREAMING ──▶ ENDED
                 ▲  │         │
@@ -13,20 +14,24 @@ the time ``now`` in seconds of a clock that never goes back) and performs what i
                 │  │         │
                 └─ WAITING ◀─┴──▶ FAILED
 
-Why a request is made is its *purpose*: FIRST; REPEAT of the first, before anything was delivered; RESUME behind the last event; CONFIRM, a
-resume that asks whether there is more after an end that nothing proves; POLL for the finished answer.
+Why a request is made is its *purpose*: FIRST; REPEAT of the first, before anything was delivered; RESUME behind the
+last event; CONFIRM, a resume that asks whether there is more after an end that nothing proves; POLL for the finished
+answer.
 
-Bytes become blocks (events with their blank line), and each block is judged: seen before, a gap, another answer, or new. New events
-wait in a queue. An event counts as delivered, and moves the position, when `next_action` gives it out; only if several are given out as one
-slice do they count when the next action is asked for. Half an event stays in the splitter and is forgotten at a drop.
+Bytes become blocks (events with their blank line), and each block is judged: seen before, a gap, another answer, or
+new. New events wait in a queue. An event counts as delivered, and moves the position, when `next_action` gives it
+out; only if several are given out as one slice do they count when the next action is asked for. Half an event stays
+in the splitter and is forgotten at a drop.
 
-A connection ends well if the dialect's terminal event was seen, or if what was said proves the answer complete. Otherwise it is a drop
-if the dialect knows terminal events; if it knows none but ids were seen, the server is asked once more; if there are neither, the end is taken
-and the report says that nothing proved it. After a drop comes a way back, in the order of the design: the dialect's own resume, then
-Last-Event-ID, then the same request if nothing was delivered, then a poll. No way: `CannotResume`. The backoff is the policy's.
+A connection ends well if the dialect's terminal event was seen, or if what was said proves the answer complete.
+Otherwise it is a drop if the dialect knows terminal events; if it knows none but ids were seen, the server is asked
+once more; if there are neither, the end is taken and the report says that nothing proved it. After a drop comes a way
+back, in the order of the design: the dialect's own resume, then Last-Event-ID, then the same request if nothing was
+delivered, then a poll. No way: `CannotResume`. The backoff is the policy's.
 
-Most bytes need none of this. `receive_plain` recognises, in a few instructions, chunks that hold only whole events about which the dialect has
-nothing to say; they pass as they are. Everything that affects the state lives in this file, and every change of state is in `TRANSITIONS`.
+Most bytes need none of this. `receive_plain` recognises, in a few instructions, chunks that hold only whole events
+about which the dialect has nothing to say; they pass as they are. Everything that affects the state lives in this
+file, and every change of state is in `TRANSITIONS`.
 """
 
 from __future__ import annotations
@@ -57,7 +62,7 @@ from resumable_llm.core.model import (
     origin,
     without_credentials,
 )
-from resumable_llm.core.recovery import Purpose, by_last_event_id, retry_after, way_back
+from resumable_llm.core.recovery import NEVER_ACROSS, Purpose, by_last_event_id, retry_after, way_back
 from resumable_llm.core.replay import Verdict
 from resumable_llm.core.transcript import Transcript
 
@@ -97,8 +102,9 @@ TRANSITIONS: dict[State, dict[Input, set[State]]] = {
     State.ENDED: {},
     State.FAILED: {},
 }
-"""Every legal input of every state, and the states it may move to; data may also leave the state as it is. Anything else is a
-bug of the driver, or of this file."""
+"""Every legal input of every state, and the states it may move to; data may also leave the state as it is. Anything
+else is a bug of the driver, or of this file.
+"""
 
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _EXPIRED = frozenset({404, 410, 416})
@@ -219,8 +225,8 @@ class Conversation:
         """Take a chunk that passes as it is.
 
         Returns:
-            True if the chunk holds only whole events that need no reading: it may go to the caller at once, and counts as
-            delivered. False: nothing was done, `receive_data` must have it.
+            True if the chunk holds only whole events that need no reading: it may go to the caller at once, and
+            counts as delivered. False: nothing was done, `receive_data` must have it.
         """
         if now >= self._deadline_at or not self._intake.pass_plain(chunk):
             return False
@@ -306,6 +312,14 @@ class Conversation:
             return self._make_error(*self._failing)
         assert self._standing is not None, "the conversation has not been started"
         return self._standing
+
+    def last_notices(self) -> list[Notice]:
+        """What is still to be told of a complete answer whose reader needs no more than its last event."""
+        told = [action.notice for action in self._queue if isinstance(action, Notify)]
+        if self.state is not State.ENDED or len(told) < len(self._queue):
+            return []
+        self._queue.clear()
+        return told
 
     def deliver_one_by_one(self) -> None:
         """From here on give out each event alone, so that the checkpoint is exact at each of them."""
@@ -414,8 +428,8 @@ class Conversation:
 
     def _object(self, event: Input, error: type[errors.StreamInterrupted], why: str) -> None:
         if self._purpose is Purpose.CONFIRM and self._plan.method != "GET" and error is errors.ReplayDiverged:
-            # The end was clean, and this server's ids turn out to be no cursors: asked again, it generates anew. So there was
-            # nothing to ask, and what was received is all that can be known.
+            # The end was clean, and this server's ids turn out to be no cursors: asked again, it generates anew. So
+            # there was nothing to ask, and what was received is all that can be known.
             self._end(event, proved=False)
         else:
             self._fail(event, error, why)
@@ -463,7 +477,9 @@ class Conversation:
         self._standing = Finish()
         self._notify("end", "" if proved else "nothing proves that the answer is complete")
 
-    def _fail(self, event: Input, error: type[errors.ResumableError], why: str, cause: BaseException | None = None) -> None:
+    def _fail(
+        self, event: Input, error: type[errors.ResumableError], why: str, cause: BaseException | None = None
+    ) -> None:
         self._move(event, State.FAILED)
         self._notify("give_up", why)
         self._failing = (error, why, cause)
@@ -529,7 +545,9 @@ class Conversation:
         if isinstance(plan, str):
             self._end(Input.EOF, proved=False)
         else:
-            self._wait_and_send(Input.EOF, (Purpose.CONFIRM, plan), min(self._intake.retry_floor or 0.0, MAX_CONFIRM_WAIT), now)
+            self._wait_and_send(
+                Input.EOF, (Purpose.CONFIRM, plan), min(self._intake.retry_floor or 0.0, MAX_CONFIRM_WAIT), now
+            )
 
     def _ask_again(self, event: Input, now: float) -> None:
         way = self._way_back()
@@ -552,7 +570,8 @@ class Conversation:
     def _silence_allowed(self, now: float) -> float | None:
         limits = self._limits
         waits = [limits.event_timeout] if self._delivered else [limits.first_event_timeout, limits.event_timeout]
-        # A connection has one read timeout for its whole life, so the longer of the two; what it misses, receive_data sees.
+        # A connection has one read timeout for its whole life, so the longer of the two; what it misses, receive_data
+        # sees.
         longest = None if None in waits else max(filter(None, waits))
         left = self._deadline_at - now
         return longest if left == inf else min(left, longest or left)
@@ -569,7 +588,7 @@ class Conversation:
         if not location or self._redirects > _MAX_REDIRECTS:
             self._fail(Input.RESPONSE, errors.CannotResume, "the server redirects without end")
         elif origin(target) != origin(self._plan.url):
-            why = "the server redirects to another origin, and what was meant for one origin is never sent to another"
+            why = f"the server redirects to another origin, and {NEVER_ACROSS}"
             self._fail(Input.RESPONSE, errors.CannotResume, why)
         else:
             same = self._status in (307, 308) or self._plan.method == "GET"
@@ -579,7 +598,11 @@ class Conversation:
     def _nothing_more(self, now: float) -> None:
         if self.dialect.proves_end:
             self._stream_gone = True
-            self._drop(Input.RESPONSE, Failure("the server has nothing more, but the event that ends an answer never came"), now)
+            self._drop(
+                Input.RESPONSE,
+                Failure("the server has nothing more, but the event that ends an answer never came"),
+                now,
+            )
         else:
             self._end(Input.RESPONSE, proved=True)
 

@@ -44,12 +44,14 @@ class RequestPlan:
         return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() not in gone) + added)
 
     def get(self, url: str, **query: str | int) -> RequestPlan:
-        """A GET with this request's headers, less those that describe its body, of a URL that may be relative to its own."""
+        """A GET with this request's headers, less those about its body. The URL may be relative to this one's."""
         parts = urlsplit(urljoin(self.url, url))
         pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in query]
         pairs += [(name, str(value)) for name, value in query.items()]
         bare = self.with_headers(without=_BODY_HEADERS)
-        return replace(bare, method="GET", url=urlunsplit(parts._replace(query=urlencode(pairs), fragment="")), body=b"")
+        return replace(
+            bare, method="GET", url=urlunsplit(parts._replace(query=urlencode(pairs), fragment="")), body=b""
+        )
 
     @property
     def path(self) -> str:
@@ -151,12 +153,16 @@ class Checkpoint:
         except (ValueError, KeyError, AttributeError, TypeError):
             raise ValueError("this is not a checkpoint: expected the JSON that Checkpoint.to_json() wrote") from None
         if version != 1:
-            raise ValueError(f"this checkpoint has version {version!r}; this release reads version 1: upgrade resumable-llm")
+            raise ValueError(
+                f"this checkpoint has version {version!r}; this release reads version 1: upgrade resumable-llm"
+            )
         known = {each.name: each for each in fields(cls)}
         if unknown := sorted(set(found) - set(known)):
             raise ValueError(f"this checkpoint has fields that this release does not know: {', '.join(unknown)}")
         for name, kinds in _CHECKPOINT_TYPES.items():
-            if name in found and (not isinstance(found[name], kinds) or (isinstance(found[name], bool) and bool not in kinds)):
+            if name in found and (
+                not isinstance(found[name], kinds) or (isinstance(found[name], bool) and bool not in kinds)
+            ):
                 raise ValueError(f"this checkpoint's {name!r} is {found[name]!r}, which cannot be right")
         try:
             return cls(**found)
@@ -187,7 +193,9 @@ _CREDENTIAL = re.compile(r"key|token|secret|passw|signature|^sig$|credential|aut
 def without_credentials(url: str) -> str:
     """The URL without user information and without query fields whose names speak of credentials."""
     parts = urlsplit(url)
-    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if not _CREDENTIAL.search(name)]
+    query = [
+        (name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if not _CREDENTIAL.search(name)
+    ]
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query), fragment=""))
 
 
@@ -212,7 +220,8 @@ class Drop:
 
     Attributes:
         reason: Why the connection gave no more.
-        way: The way back that was taken: ``resume``, ``poll`` or ``repeat`` (nothing had been delivered yet); empty if there was none.
+        way: The way back that was taken: ``resume``, ``poll`` or ``repeat`` (nothing had been delivered yet); empty
+            if there was none.
         events: Events delivered before it.
         backoff: Time waited before the next attempt, in seconds.
     """

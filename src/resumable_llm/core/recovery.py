@@ -13,6 +13,9 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.model import Headers, Progress, RequestPlan, origin
 
 
+NEVER_ACROSS = "what was meant for one origin is never sent to another"
+
+
 class Purpose(Enum):
     """Why a request is made."""
 
@@ -23,7 +26,9 @@ class Purpose(Enum):
     POLL = "poll"
 
 
-def way_back(dialect: Dialect, progress: Progress, *, prefer_poll: bool, stream_gone: bool) -> tuple[Purpose, RequestPlan] | str:
+def way_back(
+    dialect: Dialect, progress: Progress, *, prefer_poll: bool, stream_gone: bool
+) -> tuple[Purpose, RequestPlan] | str:
     """The best way to the rest of the answer, or why there is none.
 
     Args:
@@ -54,7 +59,7 @@ def by_last_event_id(dialect: Dialect, progress: Progress) -> RequestPlan | str:
     if progress.location is not None:
         plan = request.get(progress.location)
         if origin(plan.url) != origin(request.url):
-            return "the server's Location points to another origin, and what was meant for one origin is never sent to another"
+            return f"the server's Location points to another origin, and {NEVER_ACROSS}"
         if not cursor and progress.delivered:
             return "the server named a Location but no event id to go on from"
     elif not cursor:
@@ -63,7 +68,9 @@ def by_last_event_id(dialect: Dialect, progress: Progress) -> RequestPlan | str:
         return "the request's body is not at hand and cannot be sent again (resume_sse takes it as json= or content=)"
     else:
         plan = request
-    asked = plan.with_headers(("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",))
+    asked = plan.with_headers(
+        ("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",)
+    )
     return asked.with_headers(("Last-Event-ID", cursor)) if cursor else asked
 
 

@@ -1,6 +1,7 @@
 """Recognising what was delivered before: two ways to keep a repeat from reaching the caller.
 
-By sequence where the dialect counts its events, by fingerprint where events carry opaque ids. Nothing here knows which server repeats itself, or why.
+By sequence where the dialect counts its events, by fingerprint where events carry opaque ids. Nothing here knows
+which server repeats itself, or why.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from zlib import crc32
 from resumable_llm.core.events import Fields
 
 MAX_REMEMBERED = 262_144
-"""Events remembered by fingerprint: 2 MiB a stream at most; a server that goes back further than that is not recognised."""
+"""Events remembered by fingerprint: 2 MiB a stream at most; a server that goes back further than that is not
+recognised.
+"""
 
 
 class Verdict(Enum):
@@ -28,8 +31,9 @@ class Verdict(Enum):
 class Counter:
     """Judges events by a sequence that goes up by one.
 
-    Some servers number loosely: all zero, or with holes. So a sequence is believed once it has gone up by one, or after a
-    resume, which only a server that counts can answer; a sequence that breaks before that is never asked again.
+    Some servers number loosely: all zero, or with holes. So a sequence is believed once it has gone up by one, or
+    after a resume, which only a server that counts can answer; a sequence that breaks before that is never asked
+    again.
     """
 
     def __init__(self, last: int | None) -> None:
@@ -91,7 +95,7 @@ class Ledger:
         """A stream begins that may repeat what was delivered."""
         self._replaying = True
         self._retelling = False
-        self._seen = set(zip(self._ids, self._contents))
+        self._seen = set(zip(self._ids, self._contents, strict=True))
         self._seen_ids = set(self._ids)
 
     def judge(self, event: Fields, cursor: str) -> Verdict:

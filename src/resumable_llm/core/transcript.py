@@ -1,6 +1,7 @@
 """What was said so far: the events delivered, kept raw within a bound and read only when somebody needs to know.
 
-Keeping costs a reference per delivery, for the bytes exist anyway. Nothing here knows how a provider writes its events; a dialect reads them.
+Keeping costs a reference per delivery, for the bytes exist anyway. Nothing here knows how a provider writes its
+events; a dialect reads them.
 """
 
 from __future__ import annotations

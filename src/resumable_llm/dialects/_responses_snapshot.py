@@ -1,6 +1,7 @@
 """From a finished OpenAI response back to the events that somebody who saw only the first of them is missing.
 
-The events follow the order in which the API sends them, so that an SDK's accumulator ends with the same object. Pure; used by `openai_responses` alone.
+The events follow the order in which the API sends them, so that an SDK's accumulator ends with the same object. Pure;
+used by `openai_responses` alone.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def missing_events(response: Json, transcript: Transcript, last_sequence: int | 
         last_sequence: The last event's number.
 
     Returns:
-        The events, numbered on from the last, the terminal event last; None if what was delivered is not of this response.
+        The events, numbered on from the last, the terminal event last; None if what was delivered is not of this
+        response.
     """
     number = -1 if last_sequence is None else last_sequence
     blocks = []

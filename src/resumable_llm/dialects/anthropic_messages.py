@@ -1,8 +1,9 @@
 """Anthropic messages.
 
-Ends with ``message_stop``, which follows the ``message_delta`` that has the stop reason. Errors come as ``event: error`` after a status of 200.
-Nothing is kept on the server.
-Sources: anthropic 2.12.0 (`types/raw_*_event.py`, `_streaming.py`), https://platform.claude.com/docs (streaming); read 2026-11-22.
+Ends with ``message_stop``, which follows the ``message_delta`` that has the stop reason. Errors come as ``event:
+error`` after a status of 200. Nothing is kept on the server.
+Sources: anthropic 2.12.0 (`types/raw_*_event.py`, `_streaming.py`), https://platform.claude.com/docs (streaming);
+    read 2026-11-22.
 """
 
 from __future__ import annotations

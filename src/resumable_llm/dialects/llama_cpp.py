@@ -1,10 +1,12 @@
 """llama.cpp's server, which keeps the bytes of every answer whose request named a conversation.
 
-The answer's own format is that of the path that was asked: chat completions, Responses, messages or the native completion. What is added here is
-the way back: ``GET /v1/stream?conv_id=C&from=OFFSET``, an offset into the body in bytes. A ring of 4 MiB a conversation, kept for 300 s after
-the end; a POST with the same id replaces what was kept, so the POST is never repeated. A conversation that was named goes on
-when its connection is closed; ``DELETE`` stops it.
-Sources: ggml-org/llama.cpp `tools/server/README-dev`, PR 23226 and 25047; the server itself (xllamacpp 2026.10); read and run 2026-11-22.
+The answer's own format is that of the path that was asked: chat completions, Responses, messages or the native
+completion. What is added here is the way back: ``GET /v1/stream?conv_id=C&from=OFFSET``, an offset into the body in
+bytes. A ring of 4 MiB a conversation, kept for 300 s after the end; a POST with the same id replaces what was kept,
+so the POST is never repeated. A conversation that was named goes on when its connection is closed; ``DELETE`` stops
+it.
+Sources: ggml-org/llama.cpp `tools/server/README-dev`, PR 23226 and 25047; the server itself (xllamacpp 2026.10); read
+    and run 2026-11-22.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """OpenAI chat completions, and the many servers that speak the same.
 
-Ends with a ``finish_reason`` for each choice and then ``data: [DONE]``; some servers leave out the one or the other, and some send
-``[DONE]`` behind an error. Nothing is kept on the server.
+Ends with a ``finish_reason`` for each choice and then ``data: [DONE]``; some servers leave out the one or the other,
+and some send ``[DONE]`` behind an error. Nothing is kept on the server.
 Sources: openai 3.54.0 (`types/chat/chat_completion_chunk.py`, `_streaming.py`), vLLM `serving_chat`; read 2026-11-22.
 """
 

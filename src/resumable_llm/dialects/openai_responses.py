@@ -1,9 +1,12 @@
 """OpenAI Responses: every event has a ``sequence_number``, and a background response can be asked for again behind one.
 
-Ends with ``response.completed``, ``response.failed`` or ``response.incomplete``, or with an ``error`` event. A response created with ``background``
-and ``stream`` is streamed again by ``GET /responses/{id}?stream=true&starting_after=N`` (N excluded) for about five minutes; after that a 400 says that
-it is too old, and the finished answer is still to be had by a plain GET. A foreground response is cancelled when its connection drops, and gives a 404.
-Sources: openai 3.54.0 (`types/responses/`, `resources/responses/responses.py`), https://developers.openai.com/docs/guides/background,
+Ends with ``response.completed``, ``response.failed`` or ``response.incomplete``, or with an ``error`` event. A
+response created with ``background`` and ``stream`` is streamed again by ``GET
+/responses/{id}?stream=true&starting_after=N`` (N excluded) for about five minutes; after that a 400 says that it is
+too old, and the finished answer is still to be had by a plain GET. A foreground response is cancelled when its
+connection drops, and gives a 404.
+Sources: openai 3.54.0 (`types/responses/`, `resources/responses/responses.py`),
+    https://developers.openai.com/docs/guides/background,
 openai-python issue 2828; read 2026-11-22.
 """
 
@@ -21,7 +24,8 @@ from resumable_llm.dialects.event_stream import EventStream, error_text, json_ob
 
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 _FIRSTS = frozenset({"response.created", "response.queued", "response.in_progress"})
-# Inside a JSON string the quotes would be escaped; an object nested in the payload could have a field of this name, hence findall.
+# Inside a JSON string the quotes would be escaped; an object nested in the payload could have a field of this name,
+# hence findall.
 _SEQUENCE = re.compile(r'(?<!\\)"sequence_number"\s*:\s*(\d+)')
 _BACKGROUND = re.compile(rb'"background"\s*:\s*true')
 _RETRIEVE = re.compile(r"(?P<base>.*/responses)/(?P<id>[^/]+)$")
@@ -111,8 +115,8 @@ class OpenAIResponses(EventStream):
             return Unusable(f"the response was {status}")
         if not transcript.whole:
             return Unusable(
-                "the stream is over and its finished answer can be read with responses.retrieve(), but what was delivered of it "
-                "before is not known here, so the missing events cannot be told from it"
+                "the answer is complete and responses.retrieve() reads it, but it is streamed no more, and what was "
+                "delivered of it before is not known here, so the missing events cannot be told"
             )
         blocks = missing_events(response, transcript, progress.position.sequence)
         return Unusable("the finished answer is not the one that was begun") if blocks is None else Finished(blocks)
@@ -144,8 +148,9 @@ def _kept(request: RequestPlan) -> dict[str, str | int]:
 
 
 def _is_background(progress: Progress) -> bool:
+    # A checkpoint holds no body. If it came from a foreground response, the server says that it knows none of this id.
     request = progress.request
-    return request.method == "GET" or _BACKGROUND.search(request.body or b"") is not None
+    return request.method == "GET" or request.body is None or _BACKGROUND.search(request.body) is not None
 
 
 def _poll_after(headers: Headers) -> float:
@@ -153,4 +158,3 @@ def _poll_after(headers: Headers) -> float:
         return min(max(float(headers["openai-poll-after-ms"]) / 1000, 0.1), 60.0)
     except (KeyError, ValueError):
         return _POLL_SECONDS
-

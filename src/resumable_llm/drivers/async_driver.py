@@ -136,9 +136,15 @@ class AsyncDriver:
         await self._let_go()
 
     async def abandon(self) -> None:
-        """Let go of the stream as its reader closes it; have a server stop that goes on only because we asked it to keep the answer."""
-        if not self.conversation.is_kept_alive_by_us or self._closed:
+        """Let go of the stream as its reader closes it.
+
+        A server that would go on, and only because it was asked to keep the answer, is told to stop.
+        """
+        kept_alive = self.conversation.is_kept_alive_by_us and not self._closed
+        if not kept_alive:
             await self.aclose()
+            for notice in self.conversation.last_notices():
+                tell(self._on_event, notice)
             return
         try:
             await self.cancel()
@@ -211,8 +217,8 @@ class AsyncDriver:
             self.conversation.receive_failure(Failure(f"{type(error).__name__}: {error}", error), self._clock())
 
     async def _drain(self) -> None:
-        # The end of the body mostly follows the terminal event at once, and then the connection can be used again. A server
-        # that holds it open, or breaks it now, has nothing to say that anybody needs.
+        # The end of the body mostly follows the terminal event at once, and then the connection can be used again. A
+        # server that holds it open, or breaks it now, has nothing to say that anybody needs.
         exchange = self.exchange
         if exchange is None:
             return

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from socket import SHUT_RDWR
-from socket import socket as Socket
+from socket import SHUT_RDWR, SocketType
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.model import Headers, Notice
@@ -44,16 +44,14 @@ class Exchange:
     headers: Headers
     body: Iterator[bytes]
     close: Callable[[], object]
-    socket: Socket | None
+    socket: SocketType | None
     response: object
 
     def abort(self) -> None:
         """End a read that another thread is blocked in."""
         if self.socket is not None:
-            try:
+            with suppress(OSError):  # it is gone already, which is all that is wanted
                 self.socket.shutdown(SHUT_RDWR)
-            except OSError:
-                pass  # it is gone already, which is all that is wanted
 
 
 @dataclass

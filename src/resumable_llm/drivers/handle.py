@@ -18,8 +18,8 @@ class _Handle:
     def checkpoint(self) -> Checkpoint:
         """Where the caller stands.
 
-        Exact at each event from the first look on. Looked at for the first time in the middle of a stream, it may name a place some events
-        back, never one ahead of the caller.
+        Exact at each event from the first look on. Looked at for the first time in the middle of a stream, it may
+        name a place some events back, never one ahead of the caller.
         """
         self._conversation.deliver_one_by_one()
         return self._conversation.checkpoint

@@ -13,7 +13,16 @@ from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Re
 from resumable_llm.core.errors import as_family
 from resumable_llm.core.machine import Conversation, State
 from resumable_llm.core.model import Failure
-from resumable_llm.drivers.exchange import CANCEL_SECONDS, DRAIN_BYTES, DRAIN_SECONDS, Exchange, OnEvent, Opener, log, tell
+from resumable_llm.drivers.exchange import (
+    CANCEL_SECONDS,
+    DRAIN_BYTES,
+    DRAIN_SECONDS,
+    Exchange,
+    OnEvent,
+    Opener,
+    log,
+    tell,
+)
 
 
 class SyncDriver:
@@ -123,9 +132,15 @@ class SyncDriver:
             self._let_go()
 
     def abandon(self) -> None:
-        """Let go of the stream as its reader closes it; have a server stop that goes on only because we asked it to keep the answer."""
-        if not self.conversation.is_kept_alive_by_us or self._closed.is_set():
+        """Let go of the stream as its reader closes it.
+
+        A server that would go on, and only because it was asked to keep the answer, is told to stop.
+        """
+        kept_alive = self.conversation.is_kept_alive_by_us and not self._closed.is_set()
+        if not kept_alive:
             self.close()
+            for notice in self.conversation.last_notices():
+                tell(self._on_event, notice)
             return
         try:
             self.cancel()
@@ -195,8 +210,8 @@ class SyncDriver:
             self.conversation.receive_failure(Failure(f"{type(error).__name__}: {error}", error), self._clock())
 
     def _drain(self) -> None:
-        # The end of the body mostly follows the terminal event at once, and then the connection can be used again. A server
-        # that holds it open, or breaks it now, has nothing to say that anybody needs.
+        # The end of the body mostly follows the terminal event at once, and then the connection can be used again. A
+        # server that holds it open, or breaks it now, has nothing to say that anybody needs.
         exchange = self.exchange
         if exchange is None or exchange.socket is None:
             return

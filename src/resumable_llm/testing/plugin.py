@@ -40,7 +40,7 @@ def fault_proxy() -> Iterator[FaultProxyFactory]:
 
 @pytest.fixture
 def instant_retries() -> rl.RetryPolicy:
-    """Return a retry policy whose backoff is zero seconds, so that no test sleeps."""
+    """Return a retry policy whose backoff is zero; only what a server asks for with `retry:` is still waited for."""
     import tenacity
 
     import resumable_llm as rl

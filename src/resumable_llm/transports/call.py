@@ -17,7 +17,7 @@ from resumable_llm.core.actions import Send
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Headers, Limits, RequestPlan
-from resumable_llm.dialects import ANY_EVENT_STREAM, recognise
+from resumable_llm.dialects import recognise
 from resumable_llm.policy import RetryPolicy
 
 BYPASS = "resumable_llm.bypass"
@@ -41,7 +41,8 @@ class Call:
 class Calls:
     """Prepares the calls of one transport, and remembers their keys over an SDK's own retries.
 
-    An SDK retries by sending the request again, with ``x-stainless-retry-count`` above 0; it must carry the key of its first attempt.
+    An SDK retries by sending the request again, with ``x-stainless-retry-count`` above 0; it must carry the key of
+    its first attempt.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ def plan_of(request: Any) -> RequestPlan:
     """A request of the httpx family as plain data; a body that streams from somewhere is None."""
     try:
         body: bytes | None = request.content
-    except Exception:  # RequestNotRead, of either family
+    except Exception:  # noqa: BLE001  RequestNotRead, of whichever family
         body = None
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
     return RequestPlan(request.method, str(request.url), headers, body)

@@ -25,8 +25,8 @@ FAMILY_ERROR = http.RemoteProtocolError
 class ResumableTransport(http.BaseTransport):
     """Makes the event streams of any transport survive dropped connections.
 
-    Requests that ask for no stream, and answers that are none, pass untouched, and so do errors before an answer begins. An answer that
-    cannot be completed raises a `ResumableError` that is a ``RemoteProtocolError`` too.
+    Requests that ask for no stream, and answers that are none, pass untouched, and so do errors before an answer
+    begins. An answer that cannot be completed raises a `ResumableError` that is a ``RemoteProtocolError`` too.
 
     Args:
         transport: The transport to put this around; default: a new ``HTTPTransport``.

@@ -1,0 +1,214 @@
+"""Bytes to events: the standard's rules as vectors, in every cut; and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resumable_llm.core.errors import EventTooLarge
+from resumable_llm.core.events import BOM, BlockSplitter, Event, EventDecoder, Fields, encode_event, parse_block
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "sse"
+
+
+@dataclass(frozen=True)
+class Vector:
+    name: str
+    stream: bytes
+    events: list[tuple[str, str, str]]
+    last_event_id: str
+    retry: int | str | None
+
+
+def load() -> Iterator[Vector]:
+    for path in sorted(VECTORS.glob("*.json")):
+        for case in json.loads(path.read_text(encoding="utf-8")):
+            stream = bytes.fromhex(case["hex"]) if "hex" in case else case["stream"].encode()
+            events = [(each["event"], each["data"], each["id"]) for each in case["events"]]
+            yield Vector(f"{path.stem}: {case['name']}", stream, events, case["last_event_id"], case["retry"])
+
+
+ALL = list(load())
+
+
+def decode(chunks: list[bytes]) -> tuple[list[Event], EventDecoder]:
+    decoder = EventDecoder()
+    return [event for chunk in chunks for event in decoder.feed(chunk)], decoder
+
+
+def pieces(stream: bytes, size: int) -> list[bytes]:
+    return [stream[at : at + size] for at in range(0, len(stream), size)]
+
+
+@pytest.mark.parametrize("vector", ALL, ids=lambda vector: vector.name)
+class TestVectors:
+    def check(self, vector: Vector, chunks: list[bytes]) -> None:
+        events, decoder = decode(chunks)
+        assert [(each.event, each.data, each.id) for each in events] == vector.events
+        assert decoder.last_event_id == vector.last_event_id
+        if vector.retry == "huge":
+            assert decoder.retry is not None
+            assert decoder.retry > 10**15
+        else:
+            assert decoder.retry == vector.retry
+
+    def test_whole(self, vector: Vector) -> None:
+        self.check(vector, [vector.stream])
+
+    @pytest.mark.parametrize("size", [1, 7, 65536])
+    def test_in_chunks(self, vector: Vector, size: int) -> None:
+        self.check(vector, pieces(vector.stream, size))
+
+    def test_cut_in_two_everywhere(self, vector: Vector) -> None:
+        for at in range(len(vector.stream) + 1):
+            self.check(vector, [vector.stream[:at], vector.stream[at:]])
+
+    def test_cut_in_three_everywhere_near_a_line_end(self, vector: Vector) -> None:
+        ends = [at for at, byte in enumerate(vector.stream) if byte in b"\r\n"][:40]
+        for first in ends:
+            for length in (1, 2, 3):
+                last = first + length
+                self.check(vector, [vector.stream[:first], vector.stream[first:last], vector.stream[last:]])
+
+    @pytest.mark.parametrize("size", [1, 7, 65536])
+    def test_blocks_and_rest_are_the_input(self, vector: Vector, size: int) -> None:
+        splitter = BlockSplitter()
+        blocks = [block for chunk in pieces(vector.stream, size) for block in splitter.feed(chunk)]
+        put_together = b"".join(blocks)
+        assert vector.stream.startswith(put_together)
+        assert splitter.pending == len(vector.stream) - len(put_together)
+
+
+STREAMS = st.lists(
+    st.sampled_from(
+        [b"data", b"id", b"event", b"retry", b":", b": ", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"x", b"7", b"\0", BOM]
+    ),
+    max_size=40,
+).map(b"".join)
+
+
+@given(STREAMS, st.lists(st.integers(0, 200), max_size=6))
+def test_cuts_change_nothing(stream: bytes, cuts: list[int]) -> None:
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    chunks = [stream[start:end] for start, end in zip(edges, edges[1:])]
+    events, decoder = decode(chunks)
+    whole, other = decode([stream])
+    assert events == whole
+    assert (decoder.last_event_id, decoder.retry) == (other.last_event_id, other.retry)
+
+
+@given(STREAMS)
+def test_a_literal_reading_of_the_standard_agrees(stream: bytes) -> None:
+    """The standard's own steps, line by line on the whole stream: nothing clever, nothing shared."""
+    text = stream.decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")[:-1]  # what follows the last line end is no line
+    expected, data, name, last_event_id = [], "", "", ""
+    for line in lines:
+        if line == "":
+            if data:
+                expected.append((name or "message", data.removesuffix("\n"), last_event_id))
+            data = name = ""
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "data":
+            data += value + "\n"
+        elif field == "event":
+            name = value
+        elif field == "id" and "\0" not in value:
+            last_event_id = value
+    events, decoder = decode([stream])
+    # An id in a block that never ends is not yet the decoder's: it commits at the blank line.
+    assert [each[:3] for each in events] == expected[: len(events)]
+    assert len(events) == len(expected)
+
+
+class TestSplitter:
+    def test_an_event_beyond_the_bound(self) -> None:
+        splitter = BlockSplitter(max_bytes=20)
+        assert splitter.feed(b"data: 123456789\n\n") == [b"data: 123456789\n\n"]
+        with pytest.raises(EventTooLarge, match="max_event_bytes"):
+            splitter.feed(b"data: 1234567890123\n\n")
+
+    @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+    def test_the_bound_holds_for_what_is_kept_back(self, line_end: bytes) -> None:
+        splitter = BlockSplitter(max_bytes=100)
+        with pytest.raises(EventTooLarge):
+            for _ in range(101):
+                splitter.feed(b"x" + line_end)
+
+    def test_the_bound_holds_at_once_for_one_chunk(self) -> None:
+        with pytest.raises(EventTooLarge):
+            BlockSplitter(max_bytes=10).feed(b"data: endless line")
+
+    def test_many_small_events_in_one_chunk_are_within_it(self) -> None:
+        assert len(BlockSplitter(max_bytes=10).feed(b"data: 1\n\n" * 50)) == 50
+
+    @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+    def test_a_giant_event_costs_no_more_than_its_bytes(self, line_end: bytes) -> None:
+        """Counts the bytes that are looked at or copied again, not the time."""
+
+        class Counting(bytearray):
+            again = 0
+
+            def __getitem__(self, index: Any) -> Any:
+                found = super().__getitem__(index)
+                Counting.again += len(found)
+                return found
+
+            def __bytes__(self) -> bytes:
+                Counting.again += len(self)
+                return bytes(memoryview(self))
+
+        splitter = BlockSplitter()
+        splitter._rest = Counting()
+        lines = (b"data: " + b"x" * 90 + line_end) * 52_000  # 5 MB, with line ends in every chunk
+        stream = lines + line_end
+        blocks = [block for chunk in pieces(stream, 1400) for block in splitter.feed(chunk)]
+        assert blocks == [stream]
+        assert Counting.again <= len(stream) * 1.1
+
+
+class TestParse:
+    def test_fields_that_are_not_there_are_none(self) -> None:
+        assert parse_block(b": comment\n\n") == Fields(None, None, None, None)
+        assert parse_block(b"data: x\n\n") == Fields(None, "x", None, None)
+        assert parse_block(b"id\nevent\ndata\nretry: 5\n\n") == Fields("", "", "", 5)
+
+    @pytest.mark.parametrize("block", [b"data: x\n\n", b"data: x\r\n\r\n", b"data:x\n\n", b"data: x\r\r"])
+    def test_the_quick_way_and_the_long_way_agree(self, block: bytes) -> None:
+        assert parse_block(block) == Fields(None, "x", None, None)
+
+    def test_a_carriage_return_inside_a_line_ends_it(self) -> None:
+        assert parse_block(b"data: x\rid: 4\n\n") == Fields(None, "x", "4", None)
+
+
+LINE = st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]))
+
+
+class TestEncode:
+    @given(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.none() | LINE,
+        st.none() | LINE,
+        st.none() | st.integers(0, 10**15),
+    )
+    def test_round_trip(self, data: str, event: str | None, id: str | None, retry: int | None) -> None:
+        encoded = encode_event(data, event=event, id=id, retry=retry)
+        one_line_ends = data.replace("\r\n", "\n").replace("\r", "\n")
+        assert parse_block(encoded) == Fields(event, one_line_ends, id, retry)
+        assert BlockSplitter().feed(encoded) == [encoded]
+        assert EventDecoder().feed(encoded) == [Event(event or "message", one_line_ends, id or "", retry)]
+
+    @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b"])
+    @pytest.mark.parametrize("field", ["event", "id"])
+    def test_what_a_line_cannot_carry_is_refused(self, field: str, value: str) -> None:
+        with pytest.raises(ValueError, match=field):
+            encode_event("x", **{field: value})  # type: ignore[arg-type]
