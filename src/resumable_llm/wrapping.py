@@ -42,9 +42,9 @@ def wrap(client: ClientT, *, policy: RetryPolicy | None = None, on_event: OnEven
     if family_of(inner) is not None and callable(getattr(client, "copy", None)):
         return cast(ClientT, _wrap_stainless(client, _wrap_http(inner, policy, on_event)))
     raise TypeError(
-        f"cannot wrap {type(client).__module__}.{type(client).__qualname__}: pass a client of openai, anthropic, groq or "
-        "another SDK made by Stainless, or an httpx or httpx2 client. An SDK that takes an HTTP client or a transport can "
-        "be given one: rl.wrap(httpx.Client()), rl.httpx.ResumableTransport(httpx.HTTPTransport())"
+        f"cannot wrap {type(client).__module__}.{type(client).__qualname__}: pass a client of openai, anthropic, groq "
+        "or another SDK made by Stainless, or an httpx or httpx2 client. An SDK that takes an HTTP client or a "
+        "transport can be given one: rl.wrap(httpx.Client()), rl.httpx.ResumableTransport(httpx.HTTPTransport())"
     )
 
 
@@ -65,8 +65,8 @@ def inspect(stream: Any) -> Handle | AsyncHandle:
         if isinstance(handle, (Handle, AsyncHandle)):
             return handle
     raise TypeError(
-        f"nothing watches over this {type(stream).__name__}: it must come from a client that rl.wrap returned, and show its "
-        "response; where an SDK hides that, use on_event="
+        f"nothing watches over this {type(stream).__name__}: it must come from a client that rl.wrap returned, and show "
+        "its response; where an SDK hides that, use on_event="
     )
 
 

@@ -263,7 +263,8 @@ class Report:
 
     def summary(self) -> str:
         """In half a sentence."""
-        return f"{self.attempts} request{'s' * (self.attempts != 1)}, {self.events} event{'s' * (self.events != 1)} delivered"
+        requests, events = "s" * (self.attempts != 1), "s" * (self.events != 1)
+        return f"{self.attempts} request{requests}, {self.events} event{events} delivered"
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -12,7 +12,6 @@ from math import isfinite
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.model import Headers, Progress, RequestPlan, origin
 
-
 NEVER_ACROSS = "what was meant for one origin is never sent to another"
 
 

@@ -143,7 +143,9 @@ class Exchange:
         kind = _STREAMED.get(headers.get(b"content-type", b"").partition(b";")[0].strip().lower())
         self.record.status = response.status_code
         if kind is None or self._request.method == b"HEAD" or response.status_code in {204, 304}:
-            await self._send(response)
+            # Built anew: h11 refuses to send on the version of an HTTP/1.0 upstream.
+            untouched = response.headers.raw_items()
+            await self._send(h11.Response(status_code=response.status_code, headers=untouched, reason=response.reason))
             await self._pass_untouched(peer, upstream)
         elif headers.get(b"content-encoding", b"identity").lower() != b"identity":
             await self._refuse(b"The fault proxy asked for identity, but the upstream compresses its stream.\n")
