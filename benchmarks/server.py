@@ -80,7 +80,7 @@ def _place(head: bytes, target: str) -> int:
     return int(last[1]) if last else 0
 
 
-def _send_bulk(connection: socket.socket, order: Order, start: int, memory: memoryview) -> bool:
+def _send_all(connection: socket.socket, order: Order, start: int, memory: memoryview) -> bool:
     for segment in wire.segments(order):
         connection.sendall(segment)
     return True
@@ -114,8 +114,9 @@ def _send_paced(connection: socket.socket, order: Order, start: int, memory: mem
 
 
 _MODES: dict[str, Callable[[socket.socket, Order, int, memoryview], bool]] = {
-    wire.BULK: _send_bulk,
-    wire.EACH: _send_each,
+    wire.CHUNKS: _send_all,
+    wire.BULK: _send_all,
+    wire.READS: _send_each,
     wire.CUT: _send_and_cut,
     wire.PACED: _send_paced,
 }

@@ -12,8 +12,9 @@ from typing import NamedTuple
 CHAT, IDS, RESPONSES = "chat", "ids", "responses"
 """Chat chunks; the same with an ``id:`` line each; deltas of the Responses API, which have sequence numbers."""
 
-EACH, BULK, CUT, PACED = "each", "bulk", "cut", "paced"
-"""One event a segment, sent when the client has read the one before; HTTP chunks of 64 KiB; a cut every few events; a few a second."""
+READS, CHUNKS, BULK, CUT, PACED = "reads", "chunks", "bulk", "cut", "paced"
+"""How the bytes come: each event sent when the client has read the one before; each event an HTTP chunk, as many at a time as there is room
+for; HTTP chunks of 64 KiB; a cut every few events; a few events a second."""
 
 CHUNK_BYTES = 64 * 1024
 EVENTS_PER_CUT = 5
@@ -101,12 +102,17 @@ def _responses_event(name: str, sequence: int, status: str) -> bytes:
 
 @lru_cache(maxsize=2)
 def segments(order: Order) -> list[bytes]:
-    """The events as HTTP chunks, one event each or 64 KiB each, without the terminal event."""
+    """What is sent at a time, in HTTP's chunked coding, without the terminal event."""
     events = [event(order.kind, number) for number in range(1, order.events + 1)]
     if order.mode == BULK:
-        body = b"".join(events)
-        return [chunked(body[start : start + CHUNK_BYTES]) for start in range(0, len(body), CHUNK_BYTES)]
-    return list(map(chunked, events))
+        return list(map(chunked, pieces(b"".join(events), CHUNK_BYTES)))
+    chunks = list(map(chunked, events))
+    return pieces(b"".join(chunks), CHUNK_BYTES) if order.mode == CHUNKS else chunks
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    """The data in pieces of so many bytes."""
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def chunked(data: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +19,7 @@ NOTE = "What watching over a stream costs somebody who reads its bytes. One even
 _FAMILIES = ("httpx", "httpx2") if sys.version_info >= (3, 11) else ("httpx",)
 IMPORTS = (*_FAMILIES, *(f"resumable_llm.transports.{name}" for name in _FAMILIES))
 
-_EVENTS = {wire.EACH: 12_000, wire.BULK: 250_000}
+_EVENTS = {wire.READS: 2_500, wire.CHUNKS: 20_000, wire.BULK: 150_000}
 _BODY = {"model": "gpt-5.1-mini", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -55,17 +55,21 @@ def _async(family: str, mode: str, kind: str, *, ours: bool) -> Callable[[Bench]
     return lambda bench: asyncio.run(measure(bench))
 
 
-def _cases() -> list[Case]:
-    made = []
-    for family, kind in [(family, wire.CHAT) for family in _FAMILIES] + [("httpx", wire.IDS)]:
-        for mode, segments in ((wire.EACH, "one event a segment"), (wire.BULK, "64 KiB")):
-            for flavour, read in (("sync", _sync), ("async", _async)):
-                bare = Variant(family, read(family, mode, kind, ours=False))
-                ours = Variant("transport", read(family, mode, kind, ours=True))
-                numbered = ", events with ids" if kind == wire.IDS else ""
-                aim = 1.05 if mode == wire.EACH and kind == wire.CHAT else None
-                made.append(Case(f"{family} {flavour}, {segments}{numbered}", (bare, ours), aim))
-    return made
+_MODES = ((wire.CHUNKS, "one event a chunk"), (wire.BULK, "64 KiB chunks"))
+_STREAMS = (
+    *((family, wire.CHAT, mode, how) for family in _FAMILIES for mode, how in _MODES),
+    *(("httpx", wire.IDS, mode, f"{how}, events with ids") for mode, how in _MODES),
+    ("httpx", wire.CHAT, wire.READS, "one event a read"),
+)
+
+
+def _cases() -> Iterator[Case]:
+    for family, kind, mode, how in _STREAMS:
+        for flavour, read in (("sync", _sync), ("async", _async)):
+            bare = Variant(family, read(family, mode, kind, ours=False))
+            ours = Variant("transport", read(family, mode, kind, ours=True))
+            aim = 1.05 if mode != wire.BULK and kind == wire.CHAT else None
+            yield Case(f"{family} {flavour}, {how}", (bare, ours), aim)
 
 
 CASES = tuple(_cases())

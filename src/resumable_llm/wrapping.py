@@ -65,8 +65,8 @@ def inspect(stream: Any) -> Handle | AsyncHandle:
         if isinstance(handle, (Handle, AsyncHandle)):
             return handle
     raise TypeError(
-        f"nothing watches over this {type(stream).__name__}: it must come from a client that rl.wrap returned, and show "
-        "its response; where an SDK hides that, use on_event="
+        f"nothing watches over this {type(stream).__name__}: it must come from a client that rl.wrap returned, and "
+        "show its response; where an SDK hides that, use on_event="
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import http.server
 import logging
 import socket
 import threading
@@ -232,3 +233,22 @@ def test_asyncio_has_nothing_to_complain_about(
             client.get(proxy.url, timeout=0.2)
     proxy.close()
     assert caplog.records == []
+
+
+def test_plain_answers_of_an_old_server_pass() -> None:
+    class Old(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write(b"nothing here")
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Old) as old:
+        thread = threading.Thread(target=old.handle_request)
+        thread.start()
+        with FaultProxy(("127.0.0.1", old.server_address[1]), FaultPlan()) as proxy:
+            answer = httpx.get(proxy.url + "/x")
+        thread.join()
+    assert (answer.status_code, answer.content) == (404, b"nothing here")

@@ -132,8 +132,8 @@ def stream(
     """Read an event stream that survives: events to stdout as they come, all else to stderr.
 
     With --checkpoint, a reader that was killed, even with kill -9, goes on in a new process with --resume: both outputs
-    put together are the whole. An event is written first and noted in the file right after, so nothing is lost; a kill
-    in the few microseconds between the two writes that one event again.
+    put together are the whole. Should a kill fall into the very instant in which an event is written, then the file
+    shows it and --resume says so.
 
     Exit codes: 0 complete; 1 interrupted, can go on from the checkpoint; 2 wrong usage; 3 the rest cannot be had: not
     kept, expired, or failed; 4 the request was refused, or its answer is no event stream; 130 interrupted by Ctrl-C, as

@@ -6,10 +6,10 @@ Knows streams by the public API only, and options only as plain values.
 from __future__ import annotations
 
 import codecs
+import contextlib
+import select
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, TextIO
 import httpx
 
 import resumable_llm as rl
+from resumable_llm.cli.checkpoint_file import CheckpointFile, load
 from resumable_llm.core.events import encode_event
 from resumable_llm.streams import ResumableStream
 
@@ -34,7 +35,6 @@ _CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
 )
 _EXPECTED = tuple(kind for kinds, _ in _CODES for kind in kinds)
 _REFUSAL_CHARACTERS = 500
-_PAGE = 4096
 _CONNECT_ONLY = httpx.Timeout(30, read=None)  # how long a silence may be is the policy's affair
 _ANY_EVENT_STREAM = "last_event_id"
 
@@ -62,59 +62,6 @@ class Job:
     policy: rl.RetryPolicy
 
 
-class CheckpointFile:
-    """Keeps a checkpoint in a file, at the cost of one small write an event.
-
-    After `kill -9` the file holds one of the last two checkpoints, whole. It is not forced onto the disk: a power cut
-    may leave an older one.
-
-    Args:
-        path: Where it will be, from the first checkpoint on; None: keep nothing.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        if path is not None:
-            tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the first token was paid for
-
-    def keep(self, checkpoint: rl.Checkpoint) -> Callable[[], None]:
-        """Make ready to replace what the file holds; calling the result does it, with nothing else left to do."""
-        if self._path is None:
-            return lambda: None
-        record = checkpoint.to_json().encode().ljust(_PAGE - 1) + b"\n"
-        # Within one page of memory a write is done whole or not at all, whatever becomes of the process, and costs two
-        # microseconds. A new file moved into place can be of any size, but costs two hundred times as much on ext4.
-        file = self._file
-        if file is not None and len(record) == _PAGE:
-            file.seek(0)
-            return lambda: file.write(record)
-        return lambda: self._replace(self._path, record)
-
-    def _replace(self, path, record: bytes) -> None:
-        self.close()
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as fresh:
-            fresh.write(record)
-        Path(fresh.name).replace(path)
-        if len(record) == _PAGE:
-            self._file = path.open("r+b", buffering=0)
-
-    def close(self) -> None:
-        """Let go of the file; it stays."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def remove(self) -> None:
-        """Remove the file: nothing is left to go on with."""
-        self.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-
 def run(job: Job, out: BinaryIO, err: TextIO) -> int:
     """Read a stream to its end.
 
@@ -137,18 +84,25 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
             say(f"next attempt in {notice.seconds:.1f} s")
 
     try:
-        start = rl.Checkpoint.from_json(job.checkpoint.read_bytes()) if job.checkpoint and job.url is None else None
+        start, in_doubt = load(job.checkpoint) if job.checkpoint and job.url is None else (None, False)
         file = CheckpointFile(job.checkpoint)
     except (OSError, ValueError) as error:
         say(f"{job.checkpoint}: {error}")
         return USAGE
+    if start is not None and in_doubt:
+        say(f"the reader was killed in the instant of writing event {start.events}: it is taken as written")
     try:
-        with closing(file), httpx.Client(timeout=_CONNECT_ONLY) as client, _open(client, job, start, hear) as stream:
+        with (
+            contextlib.closing(file),
+            httpx.Client(timeout=_CONNECT_ONLY) as client,
+            _open(client, job, start, hear) as stream,
+        ):
+            file.save(stream.checkpoint)
             for piece in _pieces(stream, job.form):
-                note = file.keep(stream.checkpoint)
-                out.write(piece)
-                out.flush()
-                note()
+                _await_room(out)
+                with file.noting(stream.checkpoint):
+                    out.write(piece)
+                    out.flush()
             report = stream.report
     except _EXPECTED as error:
         return _explain(error, job, say)
@@ -162,7 +116,7 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
 
 def _open(
     client: httpx.Client, job: Job, start: rl.Checkpoint | None, hear: Callable[[rl.Notice], None]
-) -> AbstractContextManager[ResumableStream]:
+) -> contextlib.AbstractContextManager[ResumableStream]:
     settings: dict[str, Any] = {"headers": list(job.headers), "policy": job.policy, "on_event": hear}
     if job.body is not None:
         settings["content"] = job.body
@@ -187,6 +141,12 @@ def _pieces(stream: ResumableStream, form: Form | None) -> Iterator[bytes]:
             for text in stream.text_deltas():
                 if whole := halves.decode(text.encode("utf-16-le", "surrogatepass")):
                     yield whole.encode()
+
+
+def _await_room(out: BinaryIO) -> None:
+    """Wait until a write will not block, so that it is a matter of microseconds, where the system can tell."""
+    with contextlib.suppress(OSError):
+        select.select([], [out], [])
 
 
 def _explain(error: BaseException, job: Job, say: Callable[[str], None]) -> int:

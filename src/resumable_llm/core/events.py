@@ -20,6 +20,9 @@ BOM = b"\xef\xbb\xbf"
 _new = tuple.__new__  # a named tuple's own constructor costs twice as much
 
 # A line ends in CRLF, LF or CR; a blank line is one line end behind another. The CR of a CRLF is no line end by itself.
+_COMMON = re.compile(rb"(?:event: (.*)\n)?(?:id: ([^\n\0]*)\n)?data: (.*)\n(?:id: ([^\n\0]*)\n)?\n").fullmatch
+"""The shapes that most events have, read in one go."""
+
 _BLANK_LINE = re.compile(rb"\n\n|(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 
 
@@ -67,6 +70,8 @@ class BlockSplitter:
             rest.clear()
         else:
             whole = chunk
+            if 13 not in chunk and chunk.find(b"\n\n") == len(chunk) - 2 and 1 < len(chunk) <= self._max_bytes:
+                return [chunk]  # mostly an event comes alone
         if 13 in whole:
             blocks = self._split_at_any_line_end(whole)
         else:
@@ -110,9 +115,19 @@ def parse_block(block: bytes) -> Fields:
         The fields. ``data`` is None if there is no data line: such a block dispatches no event, yet its id and retry
         count.
     """
-    only, _, after = block.partition(b"\n")
-    if after == b"\n" and only.startswith(b"data: ") and 13 not in only:  # most events are one line
-        return _new(Fields, (None, only[6:].decode("utf-8", "replace"), None, None))
+    common = _COMMON(block)
+    if common is not None and 13 not in block:
+        event_field, id_field, data_field, late_id = common.groups()
+        id_field = late_id if late_id is not None else id_field
+        return _new(
+            Fields,
+            (
+                None if event_field is None else event_field.decode("utf-8", "replace"),
+                data_field.decode("utf-8", "replace"),
+                None if id_field is None else id_field.decode("utf-8", "replace"),
+                None,
+            ),
+        )
     text = block.decode("utf-8", "replace")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")

@@ -13,6 +13,7 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.events import BOM, BlockSplitter, Fields, parse_block
 from resumable_llm.core.model import Checkpoint, Position, Reading
 from resumable_llm.core.replay import Counter, Ledger, Verdict
+from resumable_llm.core.transcript import Transcript
 
 _new = tuple.__new__  # a named tuple's own constructor costs twice as much
 
@@ -24,10 +25,13 @@ class Intake:
         dialect: Reads the events.
         start: Where the answer stands at first.
         last_event_id: The cursor at first.
+        transcript: What was delivered.
         max_event_bytes: Bound on one event.
     """
 
-    def __init__(self, dialect: Dialect, start: Checkpoint, last_event_id: str, max_event_bytes: int) -> None:
+    def __init__(
+        self, dialect: Dialect, start: Checkpoint, last_event_id: str, transcript: Transcript, max_event_bytes: int
+    ) -> None:
         self.take_dialect(dialect)
         self.one_by_one = False
         """Keep events apart, each with its own position."""
@@ -50,22 +54,24 @@ class Intake:
         """Why the last bytes cannot belong to this answer: a gap, or another answer."""
         self.saw_data = False
         """The last bytes held an event, new or not."""
+        self._transcript = transcript
         self._max_event_bytes = max_event_bytes
         self._splitter = BlockSplitter(max_event_bytes)
-        self._plain = False
+        self.plain = False
+        """The next bytes may pass unread if they are ordinary."""
 
     def take_dialect(self, dialect: Dialect) -> None:
         """Read events by this dialect from here on."""
         self.dialect = dialect
         ordinary = dialect.ordinary
-        self._is_ordinary: Callable[[bytes], Match[bytes] | None] = ordinary.fullmatch if ordinary else _never
+        self.is_ordinary: Callable[[bytes], Match[bytes] | None] = ordinary.fullmatch if ordinary else _never
 
     def begin(self, *, resumed: bool) -> None:
         """A connection's body begins; half an event of the one before is forgotten."""
         self._splitter = BlockSplitter(self._max_event_bytes)
         if resumed:
             self.counter.resumed()
-            self.ledger.resumed()
+            self.ledger.resumed(self._transcript)
         self.settle()
 
     def settle(self) -> None:
@@ -73,28 +79,18 @@ class Intake:
 
         Ids must be followed event by event, and half an event must wait for its other half.
         """
-        self._plain = not (
-            self._is_ordinary is _never or self.one_by_one or self.numbered or self.terminal or self._splitter.pending
+        self.plain = not (
+            self.is_ordinary is _never or self.one_by_one or self.numbered or self.terminal or self._splitter.pending
         )
-
-    def pass_plain(self, chunk: bytes) -> bool:
-        """Take a chunk unread if it holds only events about which the dialect has nothing to say. The hot path."""
-        if not self._plain or 13 in chunk:
-            return False
-        found = self._is_ordinary(chunk)
-        if found is None or (found.lastindex and not self.counter.follows(int(found[1]))):
-            return False
-        self.offset += len(chunk)
-        return True
 
     def stop_plain(self) -> None:
         """Read every event from here on."""
-        self._plain = False
+        self.plain = False
 
     @property
     def head(self) -> Position:
         """The place behind the last block judged."""
-        return _new(Position, (self.last_event_id, self.counter.last, self.offset, self.ledger.checksum))
+        return _new(Position, (self.last_event_id, self.counter.last, self.offset))
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
         """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
@@ -171,7 +167,7 @@ class Intake:
             last = self.counter.last
             verdict = self.counter.judge(reading.sequence)
             return verdict, f"event {reading.sequence} came after event {last}: what was between them is lost"
-        if fields.id or self.numbered:
+        if self.ledger.replaying and (fields.id or self.numbered):
             verdict = self.ledger.judge(fields, self.last_event_id)
             return verdict, "the server started over with another answer under the ids of this one"
         return Verdict.NEW, ""

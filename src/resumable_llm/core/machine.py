@@ -112,6 +112,9 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _MAX_REFUSAL_BYTES = 64 * 1024
 
+SETTLE_BYTES = 1024 * 1024
+"""How many bytes may pass plainly before they are counted and the transcript's bound is looked at."""
+
 MAX_CONFIRM_WAIT = 30.0
 """The longest wait, in seconds, before asking whether there is more, if the server's ``retry:`` asks for one."""
 
@@ -141,7 +144,9 @@ class Conversation:
         one_by_one: bool = False,
     ) -> None:
         self.state = State.READY
-        self.transcript = Transcript(limits.max_transcript_bytes)
+        self.transcript = Transcript(limits.max_transcript_bytes, self._catch_up)
+        self._keep_plain = self.transcript.keep_plain
+        self._settle_at = 0
         self._request = request
         self._backoff = backoff
         self._limits = limits
@@ -152,7 +157,7 @@ class Conversation:
 
         # Where the answer stands: behind the last block judged, and behind the last one that the caller surely has.
         cursor = self._start.last_event_id or request.header("last-event-id") or ""
-        self._intake = Intake(dialect, self._start, cursor, limits.max_event_bytes)
+        self._intake = Intake(dialect, self._start, cursor, self.transcript, limits.max_event_bytes)
         self._intake.one_by_one = one_by_one
         self._position = self._intake.head
         self._location = self._start.location
@@ -228,12 +233,17 @@ class Conversation:
             True if the chunk holds only whole events that need no reading: it may go to the caller at once, and
             counts as delivered. False: nothing was done, `receive_data` must have it.
         """
-        if now >= self._deadline_at or not self._intake.pass_plain(chunk):
+        intake = self._intake
+        if not intake.plain or 13 in chunk or now >= self._deadline_at:
             return False
+        found = intake.is_ordinary(chunk)
+        if found is None or (found.lastindex and not intake.counter.follows(int(found[1]))):
+            return False
+        intake.offset += len(chunk)
         self._last_slice = chunk
-        self.transcript.add_uncounted(chunk)
+        self._keep_plain(chunk)
         self._last_data_at = now
-        if not self._news:
+        if not self._news or intake.offset > self._settle_at:
             self._note_news(now)
         return True
 
@@ -246,22 +256,25 @@ class Conversation:
         if self.state is State.COLLECTING:
             self._collect(chunk, now)
             return
-        if not self._intake.one_by_one:  # chunks that passed plainly have moved the head, not the position
-            self._position = self._intake.head
+        intake = self._intake
+        if not intake.one_by_one:  # chunks that passed plainly have moved the head, not the position
+            self._position = intake.head
         try:
-            found = self._intake.feed(chunk, self._position)
+            found = intake.feed(chunk, self._position)
         except errors.EventTooLarge as error:
             self._fail(Input.DATA, errors.EventTooLarge, str(error))
             return
         self._take(Input.DATA, found, now)
         if self.state is not State.STREAMING:
             return
-        self._intake.settle()
-        limit = self._limits.event_timeout if self._delivered else self._limits.first_event_timeout
-        if limit is not None and now - self._last_data_at > limit:
-            self._drop(Input.DATA, Failure(f"no event for {limit:g} s although the connection was alive"), now)
-        elif now >= self._deadline_at:
+        if not intake.one_by_one:
+            intake.settle()
+        if now >= self._deadline_at:
             self._fail(Input.DATA, errors.RetriesExhausted, "the deadline has passed")
+        elif not intake.saw_data:
+            limit = self._limits.event_timeout if self._delivered else self._limits.first_event_timeout
+            if limit is not None and now - self._last_data_at > limit:
+                self._drop(Input.DATA, Failure(f"no event for {limit:g} s although the connection was alive"), now)
 
     def receive_eof(self, now: float) -> None:
         """The body has ended as its framing says it should."""
@@ -306,7 +319,7 @@ class Conversation:
                 self._in_hand = action
             else:  # a single event: the caller has it with this return
                 self._position = action.position
-                self.transcript.add(action.data, action.events)
+                self.transcript.keep(action.data, action.events)
             return action
         if self._failing is not None:
             return self._make_error(*self._failing)
@@ -342,6 +355,8 @@ class Conversation:
     def checkpoint(self) -> Checkpoint:
         """Where the caller stands; never beyond what the caller has."""
         position, events = self._where()
+        if self._intake.numbered:
+            self._catch_up()
         return Checkpoint(
             dialect=self.dialect.name,
             method=self._request.method,
@@ -350,7 +365,7 @@ class Conversation:
             sequence=position.sequence,
             offset=position.offset,
             events=events,
-            checksum=position.checksum,
+            checksum=self._intake.ledger.checksum,
             first_id=self._intake.ledger.first_id,
             handle=self._intake.handle,
             location=self._location and without_credentials(self._location),
@@ -365,7 +380,7 @@ class Conversation:
             attempts=self._attempts,
             drops=tuple(self._drops),
             events=self.transcript.events,
-            bytes=self.transcript.bytes,
+            bytes=self.transcript.size,
             replayed=self._intake.replayed,
             fidelity="exact",
             seconds_lost=self._seconds_lost,
@@ -435,21 +450,26 @@ class Conversation:
             self._fail(event, error, why)
 
     def _note_news(self, now: float) -> None:
+        self.transcript.settle()
+        self._settle_at = self._intake.offset + SETTLE_BYTES
         self._news = True
         self._failures = 0
         if self._dropped_at is not None:
             self._seconds_lost += now - self._dropped_at
             self._dropped_at = None
 
+    def _catch_up(self) -> None:
+        self._intake.ledger.catch_up(self.transcript)
+
     @property
     def _delivered(self) -> bool:
-        return self.transcript.bytes > 0 or self._start.events > 0
+        return self.transcript.size > 0 or self._start.events > 0
 
     def _let_go_of_hand(self) -> None:
         self._last_slice = b""
         if self._in_hand is not None:
             self._position = self._in_hand.position
-            self.transcript.add(self._in_hand.data, self._in_hand.events)
+            self.transcript.keep(self._in_hand.data, self._in_hand.events)
             self._in_hand = None
 
     @property

@@ -85,8 +85,6 @@ class Position(NamedTuple):
     """The number of the last event, where the dialect counts them."""
     offset: int = 0
     """Bytes of the answer's body before this place, decoded."""
-    checksum: int = 0
-    """CRC-32 over the events before it, where a repeat of them would have to be recognised by fingerprint."""
 
 
 class Reading(NamedTuple):

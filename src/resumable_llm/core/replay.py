@@ -11,6 +11,7 @@ from enum import Enum
 from zlib import crc32
 
 from resumable_llm.core.events import Fields
+from resumable_llm.core.transcript import Transcript
 
 MAX_REMEMBERED = 262_144
 """Events remembered by fingerprint: 2 MiB a stream at most; a server that goes back further than that is not
@@ -71,73 +72,88 @@ class Counter:
 class Ledger:
     """Judges events by fingerprint, in the first moments of a resumed stream.
 
+    Fingerprints are taken from the transcript when they are needed, at a drop or for a checkpoint: an event that arrives in
+    the ordinary course of things costs nothing here.
+
     Args:
         first_id: SSE id of the first event ever delivered.
         events: Events delivered by an earlier process, of which no fingerprints are left.
         checksum: CRC-32 over those.
     """
 
-    def __init__(self, first_id: str = "", events: int = 0, checksum: int = 0) -> None:
+    def __init__(self, first_id: str, events: int, checksum: int) -> None:
         self.first_id = first_id
         self.checksum = checksum
+        self.replaying = False
+        """Whether the stream may still be repeating what was delivered."""
         self._before = (events, checksum)
-        self._count = events
+        self._began = events > 0
+        self._read_to = 0
         self._ids = array("I")
         self._contents = array("I")
         self._seen: set[tuple[int, int]] = set()
         self._seen_ids: set[int] = set()
-        self._replaying = False
-        self._retold = 0
+        self._retold: int | None = None
         self._retold_checksum = 0
-        self._retelling = False
 
-    def resumed(self) -> None:
+    def catch_up(self, transcript: Transcript) -> None:
+        """Take the fingerprints of what has been delivered since the last time."""
+        self._read_to, events = transcript.since(self._read_to)
+        for event in events:
+            if event.data is None and event.event is None:
+                continue
+            if not self._began:
+                self._began, self.first_id = True, event.id or ""
+            identity, content = _fingerprint(event)
+            self.checksum = _chain(content, self.checksum)
+            if len(self._ids) >= MAX_REMEMBERED:
+                del self._ids[: MAX_REMEMBERED // 2], self._contents[: MAX_REMEMBERED // 2]
+            self._ids.append(identity)
+            self._contents.append(content)
+
+    def resumed(self, transcript: Transcript) -> None:
         """A stream begins that may repeat what was delivered."""
-        self._replaying = True
-        self._retelling = False
+        self.catch_up(transcript)
+        self.replaying = True
+        self._retold = None
         self._seen = set(zip(self._ids, self._contents, strict=True))
         self._seen_ids = set(self._ids)
 
     def judge(self, event: Fields, cursor: str) -> Verdict:
-        """Judge the next event; remember it if it is new.
+        """Judge the next event of a stream that may be repeating.
 
         Args:
             event: The event.
             cursor: SSE id of the last event delivered.
         """
-        content = crc32(f"{event.event or ''}\0{event.data or ''}".encode())
-        identity = crc32(event.id.encode()) if event.id else 0
-        if self._replaying:
-            verdict = self._judge_replayed(event, cursor, identity, content)
-            if verdict is not Verdict.NEW:
-                return verdict
-            self._replaying = self._retelling = False
-            self._seen, self._seen_ids = set(), set()
-        if not self._count:
-            self.first_id = event.id or ""
-        self._count += 1
-        self.checksum = _chain(content, self.checksum)
-        if len(self._ids) >= MAX_REMEMBERED:
-            del self._ids[: MAX_REMEMBERED // 2], self._contents[: MAX_REMEMBERED // 2]
-        self._ids.append(identity)
-        self._contents.append(content)
-        return Verdict.NEW
-
-    def _judge_replayed(self, event: Fields, cursor: str, identity: int, content: int) -> Verdict:
+        identity, content = _fingerprint(event)
         if (identity, content) in self._seen:
             return Verdict.SEEN
         if event.id and identity in self._seen_ids:
             return Verdict.OTHER
-        # What an earlier process delivered can only be told by counting it again from its first event.
-        if self._retelling or (self._before[0] and event.id and event.id == self.first_id and event.id != cursor):
-            if not self._retelling:
-                self._retelling, self._retold, self._retold_checksum = True, 0, 0
-            if self._retold < self._before[0]:
-                self._retold += 1
-                self._retold_checksum = _chain(content, self._retold_checksum)
-                whole = self._retold == self._before[0]
-                return Verdict.OTHER if whole and self._retold_checksum != self._before[1] else Verdict.SEEN
+        if self._is_retold(event, cursor):
+            return self._judge_retold(content)
+        self.replaying = False
+        self._seen, self._seen_ids = set(), set()
         return Verdict.NEW
+
+    def _is_retold(self, event: Fields, cursor: str) -> bool:
+        """Whether it is one of those that an earlier process delivered: they can only be told by counting from the first."""
+        if self._retold is None and event.id and event.id == self.first_id and event.id != cursor:
+            self._retold, self._retold_checksum = 0, 0
+        return self._retold is not None and self._retold < self._before[0]
+
+    def _judge_retold(self, content: int) -> Verdict:
+        assert self._retold is not None
+        self._retold += 1
+        self._retold_checksum = _chain(content, self._retold_checksum)
+        events, checksum = self._before
+        return Verdict.OTHER if self._retold == events and self._retold_checksum != checksum else Verdict.SEEN
+
+
+def _fingerprint(event: Fields) -> tuple[int, int]:
+    identity = crc32(event.id.encode()) if event.id else 0
+    return identity, crc32(f"{event.event or ''}\0{event.data or ''}".encode())
 
 
 def _chain(content: int, before: int) -> int:

@@ -1,12 +1,12 @@
 """What was said so far: the events delivered, kept raw within a bound and read only when somebody needs to know.
 
-Keeping costs a reference per delivery, for the bytes exist anyway. Nothing here knows how a provider writes its
-events; a dialect reads them.
+Keeping costs a reference per delivery, for the bytes exist anyway. Nothing here knows how a provider writes its events;
+a dialect reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from resumable_llm.core.events import BOM, BlockSplitter, Fields, parse_block
 
@@ -16,57 +16,82 @@ class Transcript:
 
     Args:
         max_bytes: Bound on what is kept, in bytes; beyond it the oldest half is let go.
+        before_letting_go: Called before something is let go, for those who have not read it yet.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._parts: list[bytes] = []
-        self._uncounted: list[bytes] = []
-        self._events = 0
-        self._kept_bytes = 0
-        self.bytes = 0
-        """Bytes delivered, kept or not."""
+    def __init__(self, max_bytes: int, before_letting_go: Callable[[], None]) -> None:
         self.whole = True
-        """False once something had to be let go."""
+        """False once something had to be let go, or if the answer began in another process."""
+        self._max_bytes = max_bytes
+        self._before_letting_go = before_letting_go
+        self._parts: list[bytes] = []
+        self._fresh: list[bytes] = []
+        self._gone = 0
+        self._events = 0
+        self._bytes = 0
+        self._kept_bytes = 0
+        self.keep_plain = self._fresh.append
+        """Keep events that each end in two line feeds. The hot path: what there is to count is counted later."""
 
     @property
     def events(self) -> int:
         """Events delivered, kept or not."""
-        if self._uncounted:
-            self._events += sum(part.count(b"\n\n") for part in self._uncounted)
-            self._uncounted.clear()
+        self.settle()
         return self._events
 
-    def add_uncounted(self, part: bytes) -> None:
-        """Keep events that each end in two line feeds; they are counted when somebody asks."""
-        # The hot path: no call that can be spared.
-        size = len(part)
-        self._uncounted.append(part)
+    @property
+    def size(self) -> int:
+        """Bytes delivered, kept or not."""
+        self.settle()
+        return self._bytes
+
+    def keep(self, part: bytes, events: int) -> None:
+        """Keep so many events."""
+        if self._fresh:
+            self.settle()
+        self._events += events
+        self._bytes += len(part)
+        self._kept_bytes += len(part)
         self._parts.append(part)
-        self.bytes += size
-        self._kept_bytes += size
         if self._kept_bytes > self._max_bytes:
             self._let_go()
 
-    def add(self, part: bytes, events: int) -> None:
-        """Keep so many events."""
-        self._events += events
-        self._parts.append(part)
-        self.bytes += len(part)
-        self._kept_bytes += len(part)
-        if self._kept_bytes > self._max_bytes:
-            self._let_go()
+    def settle(self) -> None:
+        """Count what was kept plainly."""
+        if self._fresh:
+            fresh = self._fresh.copy()
+            self._fresh.clear()
+            for part in fresh:
+                self.keep(part, part.count(b"\n\n"))
+
+    def since(self, part: int) -> tuple[int, Iterator[Fields]]:
+        """The events kept since an earlier call.
+
+        Args:
+            part: What that call returned first; 0 at first.
+
+        Returns:
+            What to give next time, and the fields of the events.
+        """
+        self.settle()
+        first = max(part - self._gone, 0)
+        return self._gone + len(self._parts), self._fields(first)
+
+    def __iter__(self) -> Iterator[Fields]:
+        return self.since(0)[1]
+
+    def _fields(self, first: int) -> Iterator[Fields]:
+        splitter = BlockSplitter(self._max_bytes + 1)
+        for number in range(first, len(self._parts)):
+            part = self._parts[number]
+            for block in splitter.feed(part.removeprefix(BOM) if number + self._gone == 0 else part):
+                yield parse_block(block)
 
     def _let_go(self) -> None:
-        _ = self.events  # counted while they are still here
+        self._before_letting_go()
         self.whole = False
         while self._kept_bytes > self._max_bytes // 2 and self._parts:
             half = len(self._parts) // 2 + 1
             self._kept_bytes -= sum(map(len, self._parts[:half]))
+            self._gone += half
             del self._parts[:half]
-
-    def __iter__(self) -> Iterator[Fields]:
-        splitter = BlockSplitter(self._max_bytes + 1)
-        for number, part in enumerate(self._parts):
-            for block in splitter.feed(part.removeprefix(BOM) if number == 0 else part):
-                yield parse_block(block)

@@ -120,6 +120,8 @@ class AsyncDriver:
                 action = self.conversation.next_action()
                 if isinstance(action, Deliver):
                     yield action
+                elif isinstance(action, Read):
+                    await self._read()
                 elif isinstance(action, Finish):
                     await self._drain()
                     return

@@ -117,6 +117,8 @@ class SyncDriver:
                 action = self.conversation.next_action()
                 if isinstance(action, Deliver):
                     yield action
+                elif isinstance(action, Read):
+                    self._read()
                 elif isinstance(action, Finish):
                     return self._drain()
                 else:

@@ -1,0 +1,278 @@
+"""A fake world: plays the case data of tests/vectors/<dialect>/<case>/ into a conversation. No I/O, no clock, no chance.
+
+A case is `wire.sse`, the whole answer as the server knows it, and `case.json`:
+
+- ``about``: the case in a sentence.
+- ``dialect``: name of the dialect that must recognise the request, or ``terminal``: the event that ends the answer.
+- ``request``: method, url, headers, body (JSON).
+- ``answers``: what the server says to the first request, the second, …; the last one is said to all later ones. Each has
+  ``status`` (200), ``headers``, and one of ``body``: "whole" (default for the first), "rest" (what the request's cursor asks for; default for
+  others), ``sse`` (literal stream), ``json``, ``text`` (literal bodies); or ``down``: true (no connection at all).
+  ``overlap``: start the rest so many events early. ``cut``: stop behind so many bytes, or behind a text. ``ends``: "eof", "reset".
+- ``expect``: ``requests`` (method, url, last_event_id), ``waits`` in seconds, ``delivered`` (number of the wire's events, or "all"), ``text`` (what
+  a person has read), ``outcome``: "end", "surface" or the error's class, ``proved``.
+- ``anywhere``: false if it makes no sense to cut the first answer somewhere else.
+
+The drivers' tests can serve the same answers with `World`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import assert_never
+
+from resumable_llm.core.actions import Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.errors import ResumableError
+from resumable_llm.core.events import EventDecoder
+from resumable_llm.core.machine import Conversation
+from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, RequestPlan
+from resumable_llm.dialects import LastEventId, recognise
+
+VECTORS = Path(__file__).parent / "vectors"
+KEY = "key-of-the-call"
+Told = list[tuple[str, str]]
+"""Events as a caller sees them: name and data."""
+
+
+class Reset(Exception):
+    """The connection broke."""
+
+
+def patient(failures: int, elapsed: float, floor: float | None) -> float | None:
+    """The backoff of all cases: at once after progress, then 1, 2, 4 seconds, then enough."""
+    if failures > 3:
+        return None
+    return max(2.0 ** (failures - 1) if failures else 0.0, floor or 0.0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server says to one request."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    ends: str = "eof"
+    down: bool = False
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        return (self.body[at : at + size] for at in range(0, len(self.body), size))
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    data: dict[str, Any]
+    wire: bytes
+
+    @cached_property
+    def plan(self) -> RequestPlan:
+        asked = self.data["request"]
+        headers = tuple(asked.get("headers", {}).items())
+        body = asked.get("body")
+        content = b"" if body is None else json.dumps(body).encode()
+        return RequestPlan(asked["method"], asked["url"], headers, content)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        if "terminal" in self.data:
+            return LastEventId(self.data["terminal"])
+        found = recognise(self.plan)
+        assert found is not None
+        assert found.name == self.data["dialect"]
+        return found
+
+    @cached_property
+    def prepared(self) -> RequestPlan:
+        return self.dialect.prepare(self.plan, KEY)
+
+    @cached_property
+    def blocks(self) -> list[bytes]:
+        return [found.group() for found in re.finditer(rb"(?s).+?(?:\r\n\r\n|\n\n|\r\r)", self.wire)]
+
+    @cached_property
+    def whole(self) -> Told:
+        return told(self.wire)
+
+    def converse(self, *, one_by_one: bool, checkpoint: Checkpoint | None = None, limits: Limits | None = None) -> Conversation:
+        return Conversation(
+            self.prepared,
+            self.dialect,
+            patient,
+            limits or Limits(),
+            key=self.prepared.header("idempotency-key"),
+            checkpoint=checkpoint,
+            one_by_one=one_by_one,
+        )
+
+
+def load(pattern: str = "*/*") -> list[Case]:
+    """The cases on disk."""
+    folders = sorted(path.parent for path in VECTORS.glob(f"{pattern}/case.json"))
+    return [
+        Case(
+            f"{folder.parent.name}/{folder.name}",
+            json.loads((folder / "case.json").read_text(encoding="utf-8")),
+            (folder / "wire.sse").read_bytes(),
+        )
+        for folder in folders
+    ]
+
+
+def told(stream: bytes) -> Told:
+    """The events of a stream. The decoder has vectors of its own."""
+    return [(event.event, event.data) for event in EventDecoder().feed(stream)]
+
+
+class World:
+    """The server of a case, and the network in front of it.
+
+    Args:
+        case: The case.
+        first: What to change in the first answer, such as its cut.
+    """
+
+    def __init__(self, case: Case, **first: Any) -> None:
+        self._case = case
+        self._script = [{**case.data["answers"][0], **first}, *case.data["answers"][1:]]
+        self.requests: list[RequestPlan] = []
+
+    def answer(self, plan: RequestPlan) -> Answer:
+        number = len(self.requests)
+        assert number < 50, f"{self._case.name}: this goes on for ever"
+        self.requests.append(plan)
+        said = self._script[min(number, len(self._script) - 1)]
+        if said.get("down"):
+            return Answer(down=True)
+        body, kind = self._body(said, plan, first=number == 0)
+        headers = {"content-type": kind, **said.get("headers", {})}
+        return Answer(said.get("status", 200), headers, body[: self._end(said, body)], said.get("ends", "eof"))
+
+    def _end(self, said: dict[str, Any], body: bytes) -> int:
+        behind = said.get("cut", len(body))
+        if isinstance(behind, int):
+            return behind
+        assert body.count(behind.encode()) == 1, f"{self._case.name}: {behind!r} does not name one place"
+        return body.index(behind.encode()) + len(behind.encode())
+
+    def _body(self, said: dict[str, Any], plan: RequestPlan, *, first: bool) -> tuple[bytes, str]:
+        if "json" in said:
+            return json.dumps(said["json"]).encode(), "application/json"
+        if "text" in said:
+            return said["text"].encode(), "text/plain"
+        if "sse" in said:
+            return said["sse"].encode(), "text/event-stream"
+        whole = said.get("body", "whole" if first else "rest") == "whole"
+        return (self._case.wire if whole else self.rest(plan, said.get("overlap", 0))), "text/event-stream"
+
+    def rest(self, plan: RequestPlan, overlap: int = 0) -> bytes:
+        """What the request's cursor asks for, as a server of this kind understands it."""
+        cursor, blocks = plan.header("last-event-id"), self._case.blocks
+        if "from" in plan.query:
+            return self._case.wire[int(plan.query["from"]) :]
+        if "starting_after" in plan.query:
+            mark = b'"sequence_number":' + plan.query["starting_after"].encode()
+            behind = next(at for at, block in enumerate(blocks) if re.search(mark + rb"\b", block)) + 1
+        elif cursor is not None:
+            line = re.compile(rb"(?m)^(?:\xef\xbb\xbf)?id: ?" + re.escape(cursor.encode()) + rb"\r?$")
+            behind = max(at for at, block in enumerate(blocks) if line.search(block.replace(b"\r", b"\n"))) + 1
+        else:
+            behind = 0
+        return b"".join(blocks[max(behind - overlap, 0) :])
+
+
+@dataclass
+class Played:
+    """What came of a case."""
+
+    requests: list[RequestPlan] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    slices: list[bytes] = field(default_factory=list)
+    deliveries: list[Deliver] = field(default_factory=list)
+    outcome: str = ""
+    proved: bool = False
+    error: ResumableError | None = None
+    seconds: float = 0.0
+
+    @property
+    def told(self) -> Told:
+        return told(b"".join(self.slices))
+
+    @property
+    def asked(self) -> list[dict[str, str | None]]:
+        return [asked(plan) for plan in self.requests]
+
+
+def asked(plan: RequestPlan) -> dict[str, str | None]:
+    """A request in the words of a case."""
+    return {"method": plan.method, "url": plan.url, "last_event_id": plan.header("last-event-id")}
+
+
+def play(talk: Conversation, world: World, size: int, *, slices: bool, stop_after: int | None = None) -> Played:
+    """Perform a conversation's actions against a world, as the drivers do.
+
+    Args:
+        talk: The conversation.
+        world: Answers.
+        size: Bytes a chunk.
+        slices: Pass chunks plainly where the conversation allows it, as the drivers do for transports.
+        stop_after: Break off when so many events have been delivered.
+    """
+    log, now = Played(requests=world.requests), 0.0
+    chunks: Iterator[bytes] = iter(())
+    answer = Answer()
+    talk.start(now)
+    while True:
+        action = talk.next_action()
+        now += 0.001
+        if isinstance(action, Deliver):
+            log.slices.append(action.data)
+            log.deliveries.append(action)
+            if stop_after is not None and talk.report.events >= stop_after:
+                return log
+        elif isinstance(action, Read):
+            for chunk in chunks:
+                if slices and talk.receive_plain(chunk, now):
+                    log.slices.append(chunk)
+                else:
+                    talk.receive_data(chunk, now)
+                    break
+            else:
+                if answer.ends == "eof":
+                    talk.receive_eof(now)
+                else:
+                    talk.receive_failure(Failure("the connection broke", Reset()), now)
+        elif isinstance(action, Send):
+            answer = world.answer(action.plan)
+            chunks = answer.chunks(size)
+            if answer.down:
+                talk.receive_failure(Failure("no connection", Reset()), now)
+            else:
+                talk.receive_response(answer.status, answer.headers, now)
+        elif isinstance(action, Wait):
+            log.waits.append(action.seconds)
+            now += action.seconds
+            talk.receive_wakeup(now)
+        elif isinstance(action, Notify):
+            log.notices.append(action.notice)
+        else:
+            log.seconds = now
+            log.proved = talk.report.end_proved
+            if isinstance(action, Finish):
+                log.outcome = "end"
+            elif isinstance(action, Surface):
+                log.outcome = "surface"
+            elif isinstance(action, Fail):
+                log.outcome, log.error = type(action.error).__name__, action.error
+            else:
+                assert_never(action)
+            return log
