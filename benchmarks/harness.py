@@ -48,6 +48,7 @@ class Row:
         variant: The variant.
         values: Its samples' values.
         ratios: To the case's first variant, round by round; None for that one itself.
+        best: Its least value to the least of the case's first variant: what other programs on the machine add is left out as far as it can be.
         details: Medians of what else was counted.
     """
 
@@ -55,6 +56,7 @@ class Row:
     variant: Variant
     values: Spread
     ratios: Spread | None
+    best: float
     details: dict[str, float]
 
 
@@ -129,5 +131,6 @@ def _row(case: Case, variant: int, samples: dict[tuple[int, int], list[Sample]],
         case.variants[variant],
         Spread.of([sample.value for sample in own]),
         Spread.of(ratios) if variant else None,
+        min(sample.value for sample in own) / min(sample.value for sample in first),
         details,
     )

@@ -34,10 +34,11 @@ from resumable_llm.core.errors import ResumableError
 from resumable_llm.core.events import EventDecoder
 from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, RequestPlan
-from resumable_llm.dialects import LastEventId, recognise
+from resumable_llm.dialects import LastEventId, named, recognise
 
 VECTORS = Path(__file__).parent / "vectors"
 KEY = "key-of-the-call"
+_END = 10**9
 Told = list[tuple[str, str]]
 """Events as a caller sees them: name and data."""
 
@@ -103,9 +104,10 @@ class Case:
         return told(self.wire)
 
     def converse(self, *, one_by_one: bool, checkpoint: Checkpoint | None = None, limits: Limits | None = None) -> Conversation:
+        known = checkpoint is not None and "terminal" not in self.data
         return Conversation(
             self.prepared,
-            self.dialect,
+            named(checkpoint.dialect) if known and checkpoint else self.dialect,
             patient,
             limits or Limits(),
             key=self.prepared.header("idempotency-key"),
@@ -142,7 +144,8 @@ class World:
 
     def __init__(self, case: Case, **first: Any) -> None:
         self._case = case
-        self._script = [{**case.data["answers"][0], **first}, *case.data["answers"][1:]]
+        start, *later = case.data["answers"]
+        self._script = [{**start, **first}, *(later or [{**start, "cut": _END}])]
         self.requests: list[RequestPlan] = []
 
     def answer(self, plan: RequestPlan) -> Answer:
@@ -157,7 +160,7 @@ class World:
         return Answer(said.get("status", 200), headers, body[: self._end(said, body)], said.get("ends", "eof"))
 
     def _end(self, said: dict[str, Any], body: bytes) -> int:
-        behind = said.get("cut", len(body))
+        behind = said.get("cut", _END)
         if isinstance(behind, int):
             return behind
         assert body.count(behind.encode()) == 1, f"{self._case.name}: {behind!r} does not name one place"

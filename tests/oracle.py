@@ -72,7 +72,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
     why, plan = "first", request
 
     def progress() -> Progress:
-        return Progress(request, Position(cursor, sequence, offset, 0), handle, location, bool(told))
+        return Progress(request, Position(cursor, sequence, offset), handle, location, bool(told))
 
     def by_id() -> RequestPlan | None:
         target = request.get(location) if location is not None else request
@@ -80,6 +80,10 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
             return None
         target = target.with_headers(("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",))
         return target.with_headers(("Last-Event-ID", cursor)) if cursor else target
+
+    def lost(error: str) -> Done:
+        # What was said may prove that no text is missing: then the rest was worth asking for, but is not worth an error.
+        return Done("end", proved=True) if dialect.ended(request, told) else Done(error)  # type: ignore[arg-type]
 
     while True:
         answer = yield Ask(plan)
@@ -145,11 +149,6 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                     yield Pause(min(floor_of_stream, 30.0))
                 why, plan = "confirm", asking
                 continue
-            # Nothing that could still come is worth an error, unless the server has it.
-            can_be_had = dialect.resume(progress()) is not None or (numbered and by_id() is not None)
-            if dialect.ended(request, told) and not can_be_had:
-                yield Done("end", proved=True)
-                return
         elif why == "first" and answer.status not in TRANSIENT:
             yield Done("surface")
             return
@@ -162,7 +161,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
             target = urljoin(plan.url, answer.headers.get("location", ""))
             redirects += 1
             if redirects > 5 or origin(target) != origin(plan.url):
-                yield Done("CannotResume")
+                yield lost("CannotResume")
                 return
             same = answer.status > 303 or plan.method == "GET"
             plan = RequestPlan(plan.method, target, plan.headers, plan.body) if same else plan.get(target)
@@ -182,7 +181,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                     yield Done("end", proved=True)
                     return
                 if not isinstance(result, StillRunning):
-                    yield Done("CannotResume")
+                    yield lost("CannotResume")
                     return
                 failures = 0
                 yield Pause(result.seconds)
@@ -190,11 +189,11 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 why, plan = ("poll", dialect.poll(progress()) or plan) if more is None else ("resume", more)
             elif again and (answer.status in (404, 410, 416) or dialect.gone(answer.status, answer.body)) and answer.status != 200:
                 if why == "poll" or not polls:
-                    yield Done("ResumeExpired")
+                    yield lost("ResumeExpired")
                     return
                 gone, why, plan = True, "poll", dialect.poll(progress()) or plan
             else:
-                yield Done("CannotResume")
+                yield lost("CannotResume")
                 return
         if not broke:
             continue
@@ -206,7 +205,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         if poll is not None and (gone or why == "poll" or fruitless):
             why, plan = "poll", poll
         elif gone:
-            yield Done("ResumeExpired")
+            yield lost("ResumeExpired")
             return
         elif own is not None or other is not None:
             why, plan = "resume", own or other or plan
@@ -215,12 +214,13 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         elif poll is not None:
             why, plan = "poll", poll
         else:
-            yield Done("CannotResume")
+            yield lost("CannotResume")
             return
         floors = [each for each in (floor, floor_of_stream) if each is not None]
         seconds = backoff(failures, 0.0, max(floors, default=None))
         if seconds is None:
-            yield Done("surface" if answer.status in TRANSIENT and not answered and not answer.down else "RetriesExhausted")
+            refused = answer.status in TRANSIENT and not answered and not answer.down
+            yield Done("surface") if refused else lost("RetriesExhausted")
             return
         if seconds:
             yield Pause(seconds)

@@ -16,8 +16,8 @@ from resumable_llm.transports import httpx as httpx_transports
 
 # Where the two colours must differ, and why.
 ELSEWHERE = {
-    "_exchange": "the socket, which wakes a blocked thread, is of no use to a task",
-    "_open": "the same",
+    "exchange": "the socket, which wakes a blocked thread, is of no use to a task",
+    "close": "an asynchronous generator must be ended by hand",
 }
 IN_DRIVERS = {
     "__init__": "how a wait is woken: a threading.Event, or a flag and an anyio.Event made in the loop",
@@ -36,6 +36,7 @@ TO_SYNC = [
     (r"\bawait ", ""),
     (r"\bAsync(\w)", r"\1"),
     (r"_async_", "_"),
+    (r"\basync_exchange", "exchange"),
     (r"\b(a)(close|read|connect_sse|resume_sse|iter_sse|iter_bytes|next|iter)\b", r"\2"),
     (r"__a(iter|enter|exit)__", r"__\1__"),
 ]
@@ -66,7 +67,7 @@ def methods(module: ModuleType, classes: str) -> dict[str, str]:
         (handle, "Handle", handle, "AsyncHandle"),
         (streams, "ResumableStream", streams, "AsyncResumableStream"),
         (streams, "(connect|resume)_sse", streams, "a(connect|resume)_sse"),
-        (httpx_transports, "ResumableTransport|_Body|_exchange", httpx_transports, "AsyncResumableTransport|_AsyncBody|_async_exchange"),
+        (httpx_transports, "ResumableTransport|_Body|exchange", httpx_transports, "AsyncResumableTransport|_AsyncBody|async_exchange"),
     ],
 )
 def test_colours_are_twins(sync: ModuleType, sync_classes: str, other: ModuleType, other_classes: str) -> None:

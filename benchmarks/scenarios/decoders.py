@@ -17,7 +17,7 @@ NOTE = "Bytes to events, each decoder as its own client uses it. An event of 5 M
 _HAS_HTTPX2 = sys.version_info >= (3, 11)
 IMPORTS = ("httpx_sse", "openai", "resumable_llm", "ld_eventsource", *(("httpx2",) if _HAS_HTTPX2 else ()))
 
-_EVENTS = 30_000
+_EVENTS = 20_000
 _LARGE_BYTES = 5_000_000
 _SEGMENT_BYTES = 1_400
 

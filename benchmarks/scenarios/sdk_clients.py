@@ -15,7 +15,7 @@ TITLE = "Wrapped OpenAI client against bare"
 NOTE = "What `rl.wrap` costs somebody who reads an answer through the SDK, which spends most of the time on objects of its own."
 IMPORTS = ("openai", "openai.resources.chat", "openai.resources.responses", "resumable_llm")
 
-_EVENTS = 2_000
+_EVENTS = 800
 _MODES = ((wire.CHUNKS, "one event a chunk"), (wire.BULK, "64 KiB chunks"))
 
 

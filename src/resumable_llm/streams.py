@@ -25,7 +25,7 @@ from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
 from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.families import Family, family_of
 from resumable_llm.policy import RetryPolicy
-from resumable_llm.transports.call import BYPASS, headers_of, plan_of, socket_of, with_timeout
+from resumable_llm.transports.call import BYPASS, plan_of, with_timeout
 
 Terminal = str | Callable[[Fields], bool]
 
@@ -99,6 +99,7 @@ class ResumableStream(_Stream):
         self.response: Any = None
         errors = family.transports.ERRORS
         self._driver = SyncDriver(conversation, self._open, errors, family.transports.FAMILY_ERROR, on_event=on_event)
+        self._exchange: Callable[[Any], Exchange] = family.transports.exchange
         self._events = self._iterate()
 
     def __enter__(self) -> Self:
@@ -152,14 +153,7 @@ class ResumableStream(_Stream):
         response = self._client.send(self._request(send), stream=True, **follow)
         if first:
             self.response = response
-        return Exchange(
-            response.status_code,
-            headers_of(response),
-            response.iter_bytes(),
-            response.close,
-            socket_of(response),
-            response,
-        )
+        return self._exchange(response)
 
 
 class AsyncResumableStream(_Stream):
@@ -172,6 +166,7 @@ class AsyncResumableStream(_Stream):
         self.response: Any = None
         errors = family.transports.ERRORS
         self._driver = AsyncDriver(conversation, self._open, errors, family.transports.FAMILY_ERROR, on_event=on_event)
+        self._exchange: Callable[[Any], AsyncExchange] = family.transports.async_exchange
         self._events = self._iterate()
 
     async def __aenter__(self) -> Self:
@@ -225,9 +220,7 @@ class AsyncResumableStream(_Stream):
         response = await self._client.send(self._request(send), stream=True, **follow)
         if first:
             self.response = response
-        return AsyncExchange(
-            response.status_code, headers_of(response), response.aiter_bytes(), response.aclose, response
-        )
+        return self._exchange(response)
 
 
 def connect_sse(

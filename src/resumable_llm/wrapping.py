@@ -15,7 +15,7 @@ from resumable_llm.drivers.exchange import OnEvent
 from resumable_llm.drivers.handle import AsyncHandle, Handle
 from resumable_llm.families import family_of
 from resumable_llm.policy import RetryPolicy
-from resumable_llm.transports.call import HANDLE
+from resumable_llm.transports.call import HANDLE, Owner
 
 ClientT = TypeVar("ClientT")
 
@@ -30,8 +30,8 @@ def wrap(client: ClientT, *, policy: RetryPolicy | None = None, on_event: OnEven
         on_event: Called with a `Notice` when something happens to a stream: a drop, a way back, the end.
 
     Returns:
-        A client of the same type. The original is untouched, owns the connections, and is kept alive by the copy;
-        closing the copy closes nothing.
+        A client of the same type. The original is untouched and shares its connections with the copy; they are closed
+        with whichever of the two is closed last, or closed while the other is not in use any more.
 
     Raises:
         TypeError: It is no client that this version knows; the message says what to do.
@@ -81,10 +81,12 @@ def _wrap_http(client: Any, policy: RetryPolicy | None, on_event: OnEvent | None
     sync = family.is_sync_client(client)
     transport_class = family.transports.ResumableTransport if sync else family.transports.AsyncResumableTransport
 
+    owner = Owner(client)
+
     def around(transport: Any) -> Any:
         if isinstance(transport, transport_class):  # wrapped twice: the later options count
             transport = transport.wrapped
-        return transport_class(transport, policy=policy, on_event=on_event, owner=client)
+        return transport_class(transport, policy=policy, on_event=on_event, owner=owner)
 
     made = copy.copy(client)
     made._transport = around(client._transport)

@@ -10,6 +10,7 @@ import ssl
 import sys
 from typing import Any
 
+import pytest
 import tenacity
 
 import resumable_llm as rl
@@ -17,6 +18,11 @@ import resumable_llm as rl
 # httpx2 needs Python 3.11, and from there on it must be there.
 FAMILIES = ("httpx", "httpx2") if sys.version_info >= (3, 11) else ("httpx",)
 LOOPS = ("asyncio", "trio")
+
+FOREIGN_GENERATORS = pytest.mark.filterwarnings(
+    r"ignore:Async generator '(openai|anthropic|groq|httpx2?|httpcore2?)\.:ResourceWarning"
+)
+"""On trio, whoever stops reading before the end leaves generators of these libraries to the garbage, wrapped or not. Not so our own."""
 
 SECRETS = {"authorization": "Bearer s3cret", "x-api-key": "s3cret", "x-custom-credential": "s3cret"}
 _CONTEXT = ssl.create_default_context()

@@ -98,12 +98,12 @@ class Fault:
     Args:
         title: For the page.
         script: The server's answers, and how it answers after them; given the backdrop and the URL of another origin.
-        event_timeout: The policy's, in seconds, where the fault is that nothing comes.
+        patience: Longest time without an event, in seconds, where the fault is that nothing comes.
     """
 
     title: str
     script: Callable[[Backdrop, str], tuple[list[Answer], Script | None]]
-    event_timeout: float = 10.0
+    patience: float = 10.0
 
 
 def _cut(end: End, *more: Callable[[bytes], bytes]) -> Callable[[Backdrop, str], tuple[list[Answer], Script | None]]:
@@ -158,8 +158,8 @@ FAULTS = {
     "end_inside": Fault("clean EOF inside an event", _cut(End.CLEAN, _half)),
     "end_no_blank": Fault("clean EOF after a whole data line, no blank line", _cut(End.CLEAN, _without_blank_line)),
     "fin_inside": Fault("FIN inside an event", _cut(End.FIN, _half)),
-    "silence": Fault("silence", _cut(End.SILENT), event_timeout=0.12),
-    "pings": Fault("silence under pings", _cut(End.PINGS), event_timeout=0.12),
+    "silence": Fault("silence", _cut(End.SILENT), patience=0.2),
+    "pings": Fault("silence under pings", _cut(End.PINGS), patience=0.2),
     "replay": Fault("the resume tells everything again", _resumed(lambda backdrop, other: Answer(backdrop.blocks))),
     "redirect": Fault(
         "307 to another origin",
@@ -273,7 +273,7 @@ def run(fault: Fault, backdrop: Backdrop, reader: Reader) -> Seen:
     with Scripted() as other:
         answers, rest = fault.script(backdrop, other.url)
         with Scripted(*answers, rest=rest) as server:
-            patience = policy(event_timeout=fault.event_timeout)
+            patience = policy(first_event_timeout=fault.patience, event_timeout=fault.patience)
             if reader.loop is None:
                 _read(reader, backdrop, server.url, patience, seen)
             else:

@@ -8,6 +8,7 @@ import pytest
 
 import resumable_llm as rl
 from tests.sockets import wire
+from tests.sockets.clients import FOREIGN_GENERATORS
 from tests.sockets.matrix import (
     BACKDROPS,
     CELLS,
@@ -24,11 +25,7 @@ from tests.sockets.matrix import (
     whole,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    # openai leaves its own generators to trio's finalizer when it stops reading at [DONE], wrapped or not.
-    pytest.mark.filterwarnings("ignore:Async generator 'openai\\.:ResourceWarning"),
-]
+pytestmark = [pytest.mark.slow, FOREIGN_GENERATORS]
 
 
 @pytest.mark.parametrize(("fault", "backdrop", "reader"), CELLS, ids=str)
@@ -38,6 +35,8 @@ def test_cell(fault: str, backdrop: str, reader: Reader) -> None:
     assert expected is not None
     outcome, requests = expected
     seen = run(FAULTS[fault], server, reader)
+    if reader.how == "client":  # comments pass, for whoever reads bytes is used to them
+        seen.items = [b"".join(seen.items).replace(b": ping\n\n", b"")]
 
     if outcome == HIDDEN:
         assert seen.error is None
@@ -62,7 +61,8 @@ def test_cell(fault: str, backdrop: str, reader: Reader) -> None:
 
     report = seen.handle.report
     assert (len(seen.requests), report.attempts) == (requests, requests)
-    assert report.drops
+    # Where no event ends an answer, a clean end is no drop; the server is only asked whether it was one.
+    assert report.drops or (fault.startswith("end") and backdrop == "get")
     assert report.end_proved is (outcome in (HIDDEN, POLLED))
     assert seen.requests[0].method == server.method
     assert seen.strangers == 0

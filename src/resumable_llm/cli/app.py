@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -25,6 +26,7 @@ app = typer.Typer(
     help="LLM streams that survive dropped connections.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -74,7 +76,13 @@ def demo(
     over connections that are cut: plain, and wrapped by this library. In the end the server is asked for its own record
     of the answer, which must be what the wrapped client received, byte for byte.
 
-    Exit codes: 0 byte for byte identical; 1 not; 2 wrong usage; 3 the demo cannot run here; 130 interrupted by Ctrl-C.
+    Exit codes:
+
+    - 0: byte for byte identical
+    - 1: not identical, or nothing to compare with
+    - 2: wrong usage
+    - 3: the demo cannot run here
+    - 130: Ctrl-C
     """
     if recorded and server:
         raise typer.BadParameter("--recorded plays a recording and --server asks a server: take one of them")
@@ -135,9 +143,14 @@ def stream(
     put together are the whole. Should a kill fall into the very instant in which an event is written, then the file
     shows it and --resume says so.
 
-    Exit codes: 0 complete; 1 interrupted, can go on from the checkpoint; 2 wrong usage; 3 the rest cannot be had: not
-    kept, expired, or failed; 4 the request was refused, or its answer is no event stream; 130 interrupted by Ctrl-C, as
-    for 1.
+    Exit codes:
+
+    - 0: complete
+    - 1: interrupted; can go on from the checkpoint
+    - 2: wrong usage
+    - 3: the rest cannot be had: not kept, expired, or failed
+    - 4: the request was refused, or its answer is no event stream
+    - 130: Ctrl-C; can go on from the checkpoint
     """
     if (url is None) == (resume is None):
         raise typer.BadParameter("give a URL, or --resume FILE")
@@ -161,7 +174,12 @@ def stream(
         checkpoint=checkpoint or resume,
         policy=policy,
     )
-    raise typer.Exit(streams.run(job, sys.stdout.buffer, sys.stderr))
+    code = streams.run(job, sys.stdout.buffer, sys.stderr)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # what could not be written must not be tried again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(code)
 
 
 def _body(data: str | None) -> bytes | None:

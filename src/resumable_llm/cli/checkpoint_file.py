@@ -1,6 +1,6 @@
 """A checkpoint in a file that stays true to an output written beside it, event by event, even over kill -9.
 
-Knows nothing of streams or commands: it is told the place behind a piece of output and sees that both are kept together.
+Knows nothing of streams or commands: it is told the place behind a piece of output, and keeps the two together.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ _MARK_AT = _PAGE - 2
 class CheckpointFile:
     """Keeps the place behind the last piece of output in a file.
 
-    No two writes can be one, so a kill can fall between that of the output and that of the file. Whoever reads the output may
-    well kill at the very sight of it; that must not make the piece come twice. So the place is noted first, with a mark that the
-    piece is being written, and the mark is taken away after it. A mark that is found later tells of a kill in that instant.
+    No two writes can be one, so a kill can fall between that of the output and that of the file. Whoever reads the
+    output may well kill at the very sight of it, and that must not make the piece come twice. So the place is noted
+    first, with a mark that the piece is being written, and the mark is taken away after it. A mark that is found later
+    tells of a kill in that instant.
 
-    After a kill the file holds one of the last two checkpoints, whole. It is not forced onto the disk: a power cut may leave an
-    older one.
+    After a kill the file holds one of the last two checkpoints, whole. It is not forced onto the disk: a power cut may
+    leave an older one.
 
     Args:
         path: Where it will be, from the first checkpoint on; None: keep nothing.
@@ -41,6 +42,11 @@ class CheckpointFile:
         self._last = b""
         if path is not None:
             tempfile.TemporaryFile(dir=path.parent).close()  # better now than after the first token was paid for
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether a checkpoint was kept."""
+        return bool(self._last)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace what the file holds."""
@@ -60,7 +66,7 @@ class CheckpointFile:
             yield
             return
         before, self._last = self._last, _record(checkpoint)
-        self._put(path, self._last[:_MARK_AT] + _MARK + b"\n" if len(self._last) == _PAGE else self._last)
+        self._put(path, self._last[:-2] + _MARK + b"\n")
         try:
             yield
         except OSError:
@@ -70,6 +76,8 @@ class CheckpointFile:
         if self._file is not None:
             self._file.seek(_MARK_AT)
             self._file.write(_NO_MARK)
+        else:
+            self._put(path, self._last)
 
     def close(self) -> None:
         """Let go of the file; it stays."""
@@ -105,8 +113,8 @@ def load(path: Path) -> tuple[Checkpoint, bool]:
         path: The file.
 
     Returns:
-        The checkpoint, and whether its writer was killed in the instant in which the last piece was written. That piece is
-        before the checkpoint, and most likely in the output.
+        The checkpoint, and whether its writer was killed in the instant in which the last piece was written. That
+        piece is before the checkpoint, and most likely in the output.
 
     Raises:
         OSError: The file cannot be read.

@@ -73,9 +73,10 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
     Returns:
         The exit code.
     """
+    before_line = "\n" if out.isatty() else ""
 
     def say(line: str) -> None:
-        print(f"resumable-llm: {line}", file=err, flush=True)
+        print(f"{before_line}resumable-llm: {line}", file=err, flush=True)
 
     def hear(notice: rl.Notice) -> None:
         if notice.kind == "drop":
@@ -83,34 +84,33 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
         elif notice.kind == "wait":
             say(f"next attempt in {notice.seconds:.1f} s")
 
-    try:
-        start, in_doubt = load(job.checkpoint) if job.checkpoint and job.url is None else (None, False)
-        file = CheckpointFile(job.checkpoint)
-    except (OSError, ValueError) as error:
-        say(f"{job.checkpoint}: {error}")
-        return USAGE
-    if start is not None and in_doubt:
-        say(f"the reader was killed in the instant of writing event {start.events}: it is taken as written")
-    try:
-        with (
-            contextlib.closing(file),
-            httpx.Client(timeout=_CONNECT_ONLY) as client,
-            _open(client, job, start, hear) as stream,
-        ):
-            file.save(stream.checkpoint)
-            for piece in _pieces(stream, job.form):
-                _await_room(out)
-                with file.noting(stream.checkpoint):
-                    out.write(piece)
-                    out.flush()
-            report = stream.report
-    except _EXPECTED as error:
-        return _explain(error, job, say)
+    with httpx.Client(timeout=_CONNECT_ONLY) as client:
+        try:
+            start, in_doubt = load(job.checkpoint) if job.checkpoint and job.url is None else (None, False)
+            file = CheckpointFile(job.checkpoint)
+            opening = _open(client, job, start, hear)
+        except (OSError, ValueError, httpx.InvalidURL) as error:
+            say(f"{job.checkpoint if job.url is None else job.url}: {error}")
+            return USAGE
+        if start is not None and in_doubt:
+            say(f"the reader was killed in the instant of writing event {start.events}: it is taken as written")
+        try:
+            with contextlib.closing(file), opening as stream:
+                file.save(stream.checkpoint)
+                for piece in _pieces(stream, job.form):
+                    _await_room(out)
+                    with file.noting(stream.checkpoint):
+                        out.write(piece)
+                        out.flush()
+                report = stream.report
+        except _EXPECTED as error:
+            return _explain(error, job, say, kept=file.holds_one or start is not None)
     file.remove()
     if report.drops:
         say(f"{len(report.drops)} drops hidden, {report.seconds_lost:.1f} s lost")
     if not report.end_proved:
         say("the connection ended in order, but nothing proves that the answer is complete")
+    err.write(before_line)
     return COMPLETE
 
 
@@ -149,15 +149,20 @@ def _await_room(out: BinaryIO) -> None:
         select.select([], [out], [])
 
 
-def _explain(error: BaseException, job: Job, say: Callable[[str], None]) -> int:
+def _explain(error: BaseException, job: Job, say: Callable[[str], None], *, kept: bool) -> int:
     """Say why the stream stopped and what can be done; give the exit code."""
     code = next(code for kinds, code in _CODES if isinstance(error, kinds))
-    say(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": "))
     if isinstance(error, httpx.HTTPStatusError):
-        say(error.response.text[:_REFUSAL_CHARACTERS])
-    if code in (INTERRUPTED, CTRL_C):
-        if job.checkpoint is not None and job.checkpoint.exists():
-            say(f"to go on: resumable-llm stream --resume {shlex.quote(str(job.checkpoint))}")
-        else:
-            say("no checkpoint was kept: with --checkpoint FILE it would be possible to go on")
+        answer = error.response
+        say(f"refused with {answer.status_code} {answer.reason_phrase}: {answer.text[:_REFUSAL_CHARACTERS]}")
+    else:
+        say(f"{type(error).__name__}: {error}".removesuffix(": "))
+    if code not in (INTERRUPTED, CTRL_C):
+        return code
+    if kept:
+        say(f"to go on: resumable-llm stream --resume {shlex.quote(str(job.checkpoint))}")
+    elif job.checkpoint is None:
+        say("no checkpoint was kept: with --checkpoint FILE it would be possible to go on")
+    else:
+        say("the answer had not begun: there is nothing to go on with")
     return code

@@ -37,7 +37,6 @@ class Exchange:
         body: The body, decoded, in whatever pieces it comes.
         close: Lets go of the connection.
         socket: The connection's socket if it can be had, to wake a blocked read.
-        response: The family's response.
     """
 
     status: int
@@ -45,7 +44,6 @@ class Exchange:
     body: Iterator[bytes]
     close: Callable[[], object]
     socket: SocketType | None
-    response: object
 
     def abort(self) -> None:
         """End a read that another thread is blocked in."""
@@ -62,7 +60,6 @@ class AsyncExchange:
     headers: Headers
     body: AsyncIterator[bytes]
     aclose: Callable[[], Awaitable[object]]
-    response: object
 
 
 Opener = Callable[[Send], Exchange]

@@ -6,10 +6,12 @@ Knows requests and responses of the httpx family by their shape only; nothing he
 from __future__ import annotations
 
 import hashlib
+import sys
 import socket
 import threading
 import uuid
 from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,28 @@ HANDLE = "resumable_llm"
 """Response extension that holds the stream's handle, for `inspect`."""
 
 _MAX_KEYS = 1024
+
+
+class Owner:
+    """The client whose transport a copy shares.
+
+    Its finalizer would close the transport in the middle of the copy's streams, so the copy keeps it alive. Whoever
+    closes the last client that uses a transport closes the transport; whether this is the last, the reference count says.
+
+    Args:
+        client: The client.
+    """
+
+    def __init__(self, client: object) -> None:
+        self._client = client
+
+    def is_alone(self) -> bool:
+        """Whether nobody but this object holds the client. False where Python does not count references."""
+        count = getattr(sys, "getrefcount", None)
+        return count is not None and count(self._client) <= count(_REFERENCE._client)
+
+
+_REFERENCE = Owner(object())
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,12 @@ def with_timeout(extensions: Any, policy: RetryPolicy, send: Send) -> dict[str, 
     wanted = (timeout.get("read"), policy.read_timeout, send.read_timeout)
     timeout["read"] = min((seconds for seconds in wanted if seconds is not None), default=None)
     return {**extensions, "timeout": timeout}
+
+
+async def end_generator(generator: AsyncIterator[bytes]) -> None:
+    """End an asynchronous generator that nobody reads any more; left to the garbage collector, trio complains."""
+    if isinstance(generator, AsyncGenerator) and not getattr(generator, "ag_running", False):
+        await generator.aclose()
 
 
 def socket_of(response: Any) -> socket.socket | None:

@@ -32,7 +32,7 @@ class ResumableTransport(http.BaseTransport):
         transport: The transport to put this around; default: a new ``HTTPTransport``.
         policy: When to try again; default: `RetryPolicy()`.
         on_event: Called with a `Notice` when something happens to a stream.
-        owner: The client that owns the transport: it is kept alive here, and closing is left to it.
+        owner: Says who else uses the transport. Kept alive here; while it is used elsewhere, it is not closed here.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ResumableTransport(http.BaseTransport):
         *,
         policy: RetryPolicy | None = None,
         on_event: OnEvent | None = None,
-        owner: object = None,
+        owner: calls.Owner | None = None,
     ) -> None:
         self.wrapped = transport or http.HTTPTransport()
         self._policy = policy or RetryPolicy()
@@ -65,7 +65,7 @@ class ResumableTransport(http.BaseTransport):
                 return response
             driver = self._watch(calls.Call(calls.plan_of(request), ANY_EVENT_STREAM, None), request)
             driver.first()
-        driver.adopt(_exchange(response))
+        driver.adopt(exchange(response))
         return http.Response(
             response.status_code,
             headers=calls.passed_headers(response),
@@ -74,13 +74,13 @@ class ResumableTransport(http.BaseTransport):
         )
 
     def close(self) -> None:
-        """Close the transport within, unless a client owns it."""
-        if self._owner is None:
+        """Close the transport within, unless somebody else uses it."""
+        if self._owner is None or self._owner.is_alone():
             self.wrapped.close()
 
     def _watch(self, call: calls.Call, request: http.Request) -> SyncDriver:
         def opener(send: Send) -> Exchange:
-            return _exchange(self._send(send, request))
+            return exchange(self._send(send, request))
 
         talk = calls.converse(call, self._policy)
         return SyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
@@ -109,17 +109,12 @@ class _Body(http.SyncByteStream):
         self._driver.abandon()
 
 
-def _exchange(response: http.Response) -> Exchange:
+def exchange(response: http.Response) -> Exchange:
+    """A response as the driver needs it."""
     assert isinstance(response.stream, http.SyncByteStream)
     body = response.iter_bytes() if calls.is_encoded(response) else iter(response.stream)
-    return Exchange(
-        response.status_code,
-        calls.headers_of(response),
-        body,
-        response.stream.close,
-        calls.socket_of(response),
-        response,
-    )
+    headers = calls.headers_of(response)
+    return Exchange(response.status_code, headers, body, response.stream.close, calls.socket_of(response))
 
 
 class AsyncResumableTransport(http.AsyncBaseTransport):
@@ -131,7 +126,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         *,
         policy: RetryPolicy | None = None,
         on_event: OnEvent | None = None,
-        owner: object = None,
+        owner: calls.Owner | None = None,
     ) -> None:
         self.wrapped = transport or http.AsyncHTTPTransport()
         self._policy = policy or RetryPolicy()
@@ -155,7 +150,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
                 return response
             driver = self._watch(calls.Call(calls.plan_of(request), ANY_EVENT_STREAM, None), request)
             driver.first()
-        driver.adopt(_async_exchange(response))
+        driver.adopt(async_exchange(response))
         return http.Response(
             response.status_code,
             headers=calls.passed_headers(response),
@@ -164,13 +159,13 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close the transport within, unless a client owns it."""
-        if self._owner is None:
+        """Close the transport within, unless somebody else uses it."""
+        if self._owner is None or self._owner.is_alone():
             await self.wrapped.aclose()
 
     def _watch(self, call: calls.Call, request: http.Request) -> AsyncDriver:
         async def opener(send: Send) -> AsyncExchange:
-            return _async_exchange(await self._send(send, request))
+            return async_exchange(await self._send(send, request))
 
         talk = calls.converse(call, self._policy)
         return AsyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
@@ -197,15 +192,11 @@ class _AsyncBody(http.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._driver.abandon()
+        await calls.end_generator(self._slices)
 
 
-def _async_exchange(response: http.Response) -> AsyncExchange:
+def async_exchange(response: http.Response) -> AsyncExchange:
+    """A response as the driver needs it."""
     assert isinstance(response.stream, http.AsyncByteStream)
     body = response.aiter_bytes() if calls.is_encoded(response) else aiter(response.stream)
-    return AsyncExchange(
-        response.status_code,
-        calls.headers_of(response),
-        body,
-        response.stream.aclose,
-        response,
-    )
+    return AsyncExchange(response.status_code, calls.headers_of(response), body, response.stream.aclose)
