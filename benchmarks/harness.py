@@ -1,7 +1,7 @@
-"""Runs cases, interleaved: each round measures every variant of every case once, in turn, and every other round backwards.
+"""Runs cases, interleaved: each round measures every variant of every case in turn, every other round backwards.
 
-What is reported of two variants is the median of their ratios within a round, for a machine's speed changes from minute to minute. Knows no
-clients.
+Two variants are compared by the median of their ratios within a round, for a machine's speed changes from minute to
+minute. Knows no clients.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Row:
         variant: The variant.
         values: Its samples' values.
         ratios: To the case's first variant, round by round; None for that one itself.
-        best: Its least value to the least of the case's first variant: what other programs on the machine add is left out as far as it can be.
+        best: Its least value to the least of the case's first variant, which other programs disturb less.
         details: Medians of what else was counted.
     """
 
@@ -83,7 +83,9 @@ def serving() -> Iterator[Server]:
                 server.stdin.close()
 
 
-def run(group: str, chosen: Sequence[Case], server: Server, rounds: int, scale: float, tell: Callable[[str], object]) -> list[Row]:
+def run(
+    group: str, chosen: Sequence[Case], server: Server, *, rounds: int, scale: float, tell: Callable[[str], object]
+) -> list[Row]:
     """Measure some cases of a group.
 
     Args:
@@ -105,7 +107,9 @@ def run(group: str, chosen: Sequence[Case], server: Server, rounds: int, scale: 
         in_turn = jobs if number % 2 == 0 else jobs[::-1]
         for job, sample in zip(in_turn, _run_jobs(group, in_turn, server, scale), strict=True):
             samples[job].append(sample)
-    return [_row(case, variant, samples, all_cases.index(case)) for case in chosen for variant in range(len(case.variants))]
+    return [
+        _row(case, variant, samples, all_cases.index(case)) for case in chosen for variant in range(len(case.variants))
+    ]
 
 
 def _run_jobs(group: str, jobs: Sequence[tuple[int, int]], server: Server, scale: float) -> list[Sample]:
@@ -124,7 +128,7 @@ def _run_jobs(group: str, jobs: Sequence[tuple[int, int]], server: Server, scale
 
 def _row(case: Case, variant: int, samples: dict[tuple[int, int], list[Sample]], number: int) -> Row:
     own, first = samples[number, variant], samples[number, 0]
-    ratios = [sample.value / reference.value for sample, reference in zip(own, first)]
+    ratios = [sample.value / reference.value for sample, reference in zip(own, first, strict=True)]
     details = {name: median([sample.details[name] for sample in own]) for name in own[0].details}
     return Row(
         case,

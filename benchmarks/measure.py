@@ -92,9 +92,7 @@ def drain(items: Iterable[object], bench: Bench, order: Order) -> Sample:
     """Read a stream of events."""
     meter, memory = _Meter(order), bench.memory
     mark: float = meter.first
-    read = 0
-    for _ in items:
-        read += 1
+    for read, _ in enumerate(items, 1):
         memory[0] = read
         if read >= mark:
             mark = meter.reached(read, read)
@@ -105,10 +103,9 @@ def drain_bytes(chunks: Iterable[bytes], bench: Bench, order: Order) -> Sample:
     """Read a stream of bytes."""
     meter, memory = _Meter(order), bench.memory
     mark: float = meter.first
-    read = items = 0
-    for chunk in chunks:
+    read = 0
+    for items, chunk in enumerate(chunks, 1):
         read += len(chunk)
-        items += 1
         memory[0] = read
         if read >= mark:
             mark = meter.reached(read, items)

@@ -7,49 +7,57 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 from benchmarks.cases import Group
 from benchmarks.harness import Row
 
-_PACKAGES = ("httpx", "httpx2", "httpcore", "h11", "openai", "httpx-sse", "launchdarkly-eventsource", "urllib3", "aiohttp")
+_PACKAGES = (
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "h11",
+    "openai",
+    "httpx-sse",
+    "launchdarkly-eventsource",
+    "urllib3",
+    "aiohttp",
+)
 
 _HOW = """\
-Written by `make bench`. Every variant is measured in a client process of its own, against a server in another, on loopback; variants take turns, and
-their order changes from round to round. CPU is user and system time of the client alone, per event, without connecting, the first 15 % of the
-events, and the end. Events are of about 215 bytes, as OpenAI's chat chunks are.
+Written by `make bench`. Every variant is measured in a client process of its own, against a server in another, on
+loopback; variants take turns, and their order changes from round to round. µs is CPU time, user and system, of the
+client alone and per event, without connecting, the first 15 % of the events, and the end. Events have about 215 bytes,
+as OpenAI's chat chunks do.
 
-*ratio* is the median over the rounds of a variant's value to that of the first variant of its case in the same round, with least and most;
-*best* is the ratio of their least values. Absolute numbers move with the machine: quote ratios, and only those of one run."""
+*ratio* is a variant's value to that of its case's first variant in the same round: the median over the rounds, with
+least and most. *best* is the ratio of their least values. Where the range of a ratio is wide, the machine was busy.
+Absolute numbers move with the machine: quote ratios, and only those of one run."""
 
 
 def describe(rounds: int, scale: float, loads: tuple[float, float]) -> list[str]:
     """When, where and with what it was measured."""
-    now = datetime.now(tz=timezone.utc)
     scaled = "" if scale == 1 else f", scaled to {scale:g} of the usual length"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    load = f"load average {loads[0]:.1f} before, {loads[1]:.1f} after (about 1.5 is our own)"
     return [
         "# Benchmarks",
         "",
         _HOW,
         "",
-        f"- {now:%Y-%m-%d %H:%M} UTC, {rounds} rounds{scaled}",
-        f"- {os.cpu_count()} cores, {platform.machine()}, {platform.system()}, {platform.python_implementation()} {platform.python_version()}; "
-        f"load average {loads[0]:.1f} before and {loads[1]:.1f} after (a quiet machine begins near 0 and ends near {_BUSY})",
-        f"- {', '.join(_versions())}",
+        f"- {datetime.now(tz=timezone.utc):%Y-%m-%d %H:%M} UTC, {rounds} rounds{scaled}",
+        f"- {os.cpu_count()} cores, {platform.machine()}, {platform.system()}, {python}; {load}",
+        f"- {', '.join(map(_versioned, _PACKAGES))}",
     ]
 
 
-_BUSY = 1.5
-
-
-def _versions() -> Iterable[str]:
-    for name in _PACKAGES:
-        try:
-            yield f"{name} {version(name)}"
-        except PackageNotFoundError:
-            yield f"{name} not installed"
+def _versioned(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} not installed"
 
 
 def table(group: Group, rows: Sequence[Row]) -> list[str]:
@@ -66,7 +74,11 @@ def table(group: Group, rows: Sequence[Row]) -> list[str]:
     for row in rows:
         first = row.ratios is None
         case = row.case.name if first else ""
-        ratio = "1" if row.ratios is None else f"**{row.ratios.median:.3f}** ({row.ratios.least:.2f} to {row.ratios.most:.2f})"
+        ratio = (
+            "1"
+            if row.ratios is None
+            else f"**{row.ratios.median:.3f}** ({row.ratios.least:.2f} to {row.ratios.most:.2f})"
+        )
         best = "1" if first else f"{row.best:.3f}"
         aim = f"{row.case.aim:g}" if row.case.aim and row.variant is row.case.variants[-1] else ""
         value = f"{row.values.median:.3g} {row.case.unit}"

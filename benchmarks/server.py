@@ -1,7 +1,7 @@
 """The server: writes rendered bytes from blocking sockets, a thread a connection, in a process of its own.
 
-Knows no client. Where each event must be a read of its own it waits until the client has counted the event before, which no delay could
-guarantee: it spins, at no cost to the client but a store in shared memory.
+Knows no client. Where each event must be a read of its own it waits until the client has counted the event before,
+which no delay could guarantee: it spins, at no cost to the client but a store in shared memory.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def _place(head: bytes, target: str) -> int:
     return int(last[1]) if last else 0
 
 
-def _send_all(connection: socket.socket, order: Order, start: int, memory: memoryview) -> bool:
+def _send_all(connection: socket.socket, order: Order, _start: int, _memory: memoryview) -> bool:
     for segment in wire.segments(order):
         connection.sendall(segment)
     return True
 
 
-def _send_each(connection: socket.socket, order: Order, start: int, memory: memoryview) -> bool:
+def _send_each(connection: socket.socket, order: Order, _start: int, memory: memoryview) -> bool:
     for number, segment in enumerate(wire.segments(order)):
         _wait_for(memory, number * order.unit)
         connection.sendall(segment)
@@ -104,7 +104,7 @@ def _send_and_cut(connection: socket.socket, order: Order, start: int, memory: m
     return False
 
 
-def _send_paced(connection: socket.socket, order: Order, start: int, memory: memoryview) -> bool:
+def _send_paced(connection: socket.socket, order: Order, _start: int, _memory: memoryview) -> bool:
     due = time.monotonic()
     for segment in wire.segments(order):
         connection.sendall(segment)

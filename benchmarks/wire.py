@@ -13,8 +13,8 @@ CHAT, IDS, RESPONSES = "chat", "ids", "responses"
 """Chat chunks; the same with an ``id:`` line each; deltas of the Responses API, which have sequence numbers."""
 
 READS, CHUNKS, BULK, CUT, PACED = "reads", "chunks", "bulk", "cut", "paced"
-"""How the bytes come: each event sent when the client has read the one before; each event an HTTP chunk, as many at a time as there is room
-for; HTTP chunks of 64 KiB; a cut every few events; a few events a second."""
+"""How the bytes come: each event when the client has read the one before; each event an HTTP chunk, but as many at a
+time as there is room for; HTTP chunks of 64 KiB; a cut every few events; a few events a second."""
 
 CHUNK_BYTES = 64 * 1024
 EVENTS_PER_CUT = 5

@@ -1,6 +1,6 @@
 """A client process: does a group's imports, then runs each job in a fork of itself, one after the other.
 
-So a measurement has a process, a heap and connections of its own, and does not wait for an SDK to be imported. Knows no clients.
+So a measurement has a process, a heap and connections of its own, and no SDK's imports to wait for. Knows no clients.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _measure(variant: cases.Variant, port: int, memory: Path, scale: float) -> N
     try:
         sample = variant.measure(Bench.connect(port, memory, scale))
         print(json.dumps(asdict(sample)), flush=True)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the fork must never go on as its parent
         traceback.print_exc()
         os._exit(1)
     os._exit(0)  # what the parent would do at its end is the parent's

@@ -15,8 +15,8 @@ from benchmarks.wire import Order
 
 TITLE = "From a drop to the next event"
 NOTE = (
-    "Wall time on loopback from the server's cut to the first event behind it; medians, and the 95th percentile beside them. By hand "
-    "is the least that a caller could write: catch the error, open the stream again behind the last event."
+    "Wall time on loopback from the server's cut to the first event behind it: medians, and the 95th percentile beside "
+    "them. By hand is the least that a caller could write: catch the error, open the stream again behind the last one."
 )
 IMPORTS = ("httpx", "httpx_sse", "openai", "openai.resources.responses", "resumable_llm")
 
@@ -92,7 +92,9 @@ async def _by_hand_async(bench: Bench) -> Sample:
         while clock.seen < order.events:
             try:
                 headers = {"Last-Event-ID": last}
-                async with httpx_sse.aconnect_sse(client, "GET", f"{bench.url(order)}/events", headers=headers) as source:
+                async with httpx_sse.aconnect_sse(
+                    client, "GET", f"{bench.url(order)}/events", headers=headers
+                ) as source:
                     async for event in source.aiter_sse():
                         if clock.seen == order.events:
                             break  # the terminal event
@@ -109,7 +111,10 @@ async def _ours_async(bench: Bench) -> Sample:
     import resumable_llm as rl
 
     order, clock = _order(bench, wire.IDS), _Clock(bench)
-    async with httpx.AsyncClient(verify=False) as client, rl.aconnect_sse(client, "GET", f"{bench.url(order)}/events") as stream:
+    async with (
+        httpx.AsyncClient(verify=False) as client,
+        rl.aconnect_sse(client, "GET", f"{bench.url(order)}/events") as stream,
+    ):
         async for _ in stream:
             if clock.seen == order.events:
                 break

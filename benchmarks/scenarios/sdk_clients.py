@@ -12,7 +12,7 @@ from benchmarks.measure import Bench, Sample, adrain, drain
 from benchmarks.wire import Order
 
 TITLE = "Wrapped OpenAI client against bare"
-NOTE = "What `rl.wrap` costs somebody who reads an answer through the SDK, which spends most of the time on objects of its own."
+NOTE = "What `rl.wrap` costs a reader of the SDK, which itself spends most of the time on making its objects."
 IMPORTS = ("openai", "openai.resources.chat", "openai.resources.responses", "resumable_llm")
 
 _EVENTS = 800
@@ -30,7 +30,9 @@ def _client(name: str, bench: Bench, order: Order, *, wrapped: bool) -> Any:
 
 def _create(client: Any, kind: str) -> Any:
     if kind == wire.CHAT:
-        return client.chat.completions.create(model="gpt-5.1-mini", messages=[{"role": "user", "content": "Hello"}], stream=True)
+        return client.chat.completions.create(
+            model="gpt-5.1-mini", messages=[{"role": "user", "content": "Hello"}], stream=True
+        )
     return client.responses.create(model="gpt-5.1-mini", input="Hello", stream=True)
 
 

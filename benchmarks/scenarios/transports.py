@@ -15,9 +15,9 @@ from benchmarks.wire import Order
 
 TITLE = "Transports against bare clients, iter_bytes"
 NOTE = """\
-What watching over a stream costs somebody who reads its bytes. A server that generates token by token sends one event a chunk. A client that keeps
-up reads one event at a time, and most of its time goes into reading; one that lags reads many at a time, and what we add weighs most. A chunk of
-64 KiB holds some 300 events and cuts the last in two."""
+What watching over a stream costs a reader of its bytes. A server that generates token by token sends one event a chunk.
+A client that keeps up has one event in a read, and most of its time goes into reading; one that lags has many, and what
+we add weighs most. A chunk of 64 KiB holds some 300 events and cuts the last in two."""
 
 _FAMILIES = ("httpx", "httpx2") if sys.version_info >= (3, 11) else ("httpx",)
 IMPORTS = (*_FAMILIES, *(f"resumable_llm.transports.{name}" for name in _FAMILIES))

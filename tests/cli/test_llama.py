@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import httpx
@@ -15,10 +16,6 @@ import pytest
 
 from resumable_llm.cli.llama import LlamaServer, LlamaUnavailable
 from resumable_llm.cli.model import ensure_model
-
-needs_llama = pytest.mark.skipif(
-    importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp has no wheel for this platform"
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +31,14 @@ def is_alive(process_id: int) -> bool:
     return True
 
 
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.slow
-@needs_llama
 @pytest.mark.timeout(300)
 def test_it_serves_two_streams_at_once_and_is_gone_after(model: Path) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "stream": True}
@@ -51,12 +54,10 @@ def test_it_serves_two_streams_at_once_and_is_gone_after(model: Path) -> None:
         process = server._process
         assert is_alive(process.pid)
     assert process.poll() is not None
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(server.url, trust_env=False)
+    assert not answers(server.url)
 
 
 @pytest.mark.slow
-@needs_llama
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX's")
 def test_it_does_not_outlive_a_killed_parent(model: Path) -> None:
@@ -70,15 +71,15 @@ def test_it_does_not_outlive_a_killed_parent(model: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", parent, str(model)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
-        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        assert answers(url)
         process.kill()
-    with httpx.Client(trust_env=False) as client, pytest.raises(httpx.TransportError):
-        while True:  # ends by the test's own time limit at the latest
-            client.get(f"{url}/health")
+    deadline = time.monotonic() + 30
+    while answers(url) and time.monotonic() < deadline:
+        pass
+    assert not answers(url)
 
 
 @pytest.mark.slow
-@needs_llama
 def test_a_model_that_cannot_be_loaded_shows_the_log(tmp_path: Path) -> None:
     with pytest.raises(LlamaUnavailable) as caught, LlamaServer(tmp_path / "missing.gguf"):
         pytest.fail("it started")
@@ -107,8 +108,8 @@ def test_one_that_never_gets_ready_is_ended(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_what_else_it_says_on_stdout_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = 'print("hello"); print("[1]"); print("{\\"url\\": \\"http://there\\"}", flush=True); import sys; sys.stdin.read()'
-    fake_child(monkeypatch, said)
+    said = 'print("hello"); print("[1]"); print("{\\"url\\": \\"http://there\\"}", flush=True)'
+    fake_child(monkeypatch, f"import sys; {said}; sys.stdin.read()")
     with LlamaServer(tmp_path) as server:
         assert server.url == "http://there"
 

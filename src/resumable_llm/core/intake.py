@@ -57,6 +57,8 @@ class Intake:
         self._transcript = transcript
         self._max_event_bytes = max_event_bytes
         self._splitter = BlockSplitter(max_event_bytes)
+        self._at_start = True
+        self._behind_cursor = 0
         self.plain = False
         """The next bytes may pass unread if they are ordinary."""
 
@@ -69,9 +71,10 @@ class Intake:
     def begin(self, *, resumed: bool) -> None:
         """A connection's body begins; half an event of the one before is forgotten."""
         self._splitter = BlockSplitter(self._max_event_bytes)
+        self._at_start = True
         if resumed:
             self.counter.resumed()
-            self.ledger.resumed(self._transcript)
+            self.ledger.resumed(self._transcript, self._behind_cursor)
         self.settle()
 
     def settle(self) -> None:
@@ -110,7 +113,8 @@ class Intake:
         found: list[Deliver] = []
         behind = False  # something without an event came behind the last event, and counts with it
         for block in blocks:
-            fields = parse_block(block.removeprefix(BOM) if self.offset == 0 else block)
+            fields = parse_block(block.removeprefix(BOM) if self._at_start else block)
+            self._at_start = False
             self.offset += len(block)
             event, data, _, retry = fields
             if retry is not None:
@@ -145,8 +149,8 @@ class Intake:
         return not (self.one_by_one or self.numbered or fields.id is not None or fields.retry is not None)
 
     def _is_new(self, fields: Fields) -> bool:
-        self.saw_data = True
         reading = self.dialect.read(fields)
+        self.saw_data = self.saw_data or not reading.keepalive
         verdict, why = self._verdict(fields, reading)
         if verdict is Verdict.SEEN:
             self.replayed += 1
@@ -176,6 +180,9 @@ class Intake:
         if fields.id is not None:
             self.last_event_id = fields.id
             self.numbered = self.numbered or bool(fields.id)
+            self._behind_cursor = 0
+        else:
+            self._behind_cursor += fields.data is not None or fields.event is not None
 
 
 def _never(_chunk: bytes) -> None:

@@ -41,7 +41,6 @@ from dataclasses import replace
 from enum import Enum
 from itertools import islice
 from math import inf
-from urllib.parse import urljoin
 
 from resumable_llm.core import errors
 from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
@@ -59,7 +58,7 @@ from resumable_llm.core.model import (
     Progress,
     Report,
     RequestPlan,
-    origin,
+    resolve,
     without_credentials,
 )
 from resumable_llm.core.recovery import NEVER_ACROSS, Purpose, by_last_event_id, retry_after, way_back
@@ -110,9 +109,13 @@ _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _EXPIRED = frozenset({404, 410, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
+_LACKING = (errors.CannotResume, errors.ResumeExpired, errors.RetriesExhausted)
 _MAX_REFUSAL_BYTES = 64 * 1024
 
-SETTLE_BYTES = 1024 * 1024
+MAX_POLL_SECONDS = 3600.0
+"""How long to believe a server that an answer is in progress while nothing comes of it; a deadline may be shorter."""
+
+SETTLE_BYTES = 256 * 1024
 """How many bytes may pass plainly before they are counted and the transcript's bound is looked at."""
 
 MAX_CONFIRM_WAIT = 30.0
@@ -282,7 +285,7 @@ class Conversation:
         self._let_go_of_hand()
         if self.state is State.COLLECTING:
             self._judge_body(Input.EOF, now)
-        elif self.dialect.ended(self._request, self.transcript):
+        elif self._is_over:
             self._end(Input.EOF, proved=True)
         elif self.dialect.proves_end:
             self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
@@ -297,7 +300,7 @@ class Conversation:
         """The request could not be sent, or the connection broke."""
         self._expect(Input.FAILURE)
         self._let_go_of_hand()
-        if self.state is State.STREAMING and self.dialect.ended(self._request, self.transcript):
+        if self.state is State.STREAMING and self._is_over:
             self._end(Input.FAILURE, proved=True)
         else:
             self._drop(Input.FAILURE, failure, now)
@@ -368,9 +371,11 @@ class Conversation:
             checksum=self._intake.ledger.checksum,
             first_id=self._intake.ledger.first_id,
             handle=self._intake.handle,
-            location=self._location and without_credentials(self._location),
+            location=self._location
+            and resolve(self._request.url, self._location)
+            and without_credentials(self._location),
             idempotency_key=self._key,
-            complete=self.state is State.ENDED and not self._is_holding,
+            complete=self.state is State.ENDED and not self.surfaced and not self._is_holding,
         )
 
     @property
@@ -463,7 +468,15 @@ class Conversation:
 
     @property
     def _delivered(self) -> bool:
-        return self.transcript.size > 0 or self._start.events > 0
+        return self._events() > 0
+
+    @property
+    def _is_over(self) -> bool:
+        """The answer is complete, and whatever else the server may have to say cannot be had."""
+        if not self.dialect.ended(self._request, self.transcript):
+            return False
+        way = self._way_back()
+        return isinstance(way, str) or way[0] is not Purpose.RESUME
 
     def _let_go_of_hand(self) -> None:
         self._last_slice = b""
@@ -500,6 +513,9 @@ class Conversation:
     def _fail(
         self, event: Input, error: type[errors.ResumableError], why: str, cause: BaseException | None = None
     ) -> None:
+        if error in _LACKING and self.dialect.ended(self._request, self.transcript):
+            self._end(event, proved=True)  # what could not be had was not needed
+            return
         self._move(event, State.FAILED)
         self._notify("give_up", why)
         self._failing = (error, why, cause)
@@ -523,6 +539,9 @@ class Conversation:
         self._news = False
         self._notify("drop", failure.reason)
         way = self._way_back()
+        if isinstance(way, str) and event is Input.RESPONSE and not self._answered:
+            self._surface()  # nothing was started, and the status says so better than we could
+            return
         if isinstance(way, str):
             self._record(failure, "", 0.0)
             kind = errors.ResumeExpired if self._stream_gone else errors.CannotResume
@@ -562,6 +581,7 @@ class Conversation:
 
     def _confirm(self, now: float) -> None:
         plan = by_last_event_id(self.dialect, self.progress)
+        self._news = False
         if isinstance(plan, str):
             self._end(Input.EOF, proved=False)
         else:
@@ -603,11 +623,11 @@ class Conversation:
         self._standing = Surface()
 
     def _follow(self, location: str, now: float) -> None:
-        target = urljoin(self._plan.url, location)
+        target = resolve(self._plan.url, location)
         self._redirects += 1
         if not location or self._redirects > _MAX_REDIRECTS:
             self._fail(Input.RESPONSE, errors.CannotResume, "the server redirects without end")
-        elif origin(target) != origin(self._plan.url):
+        elif target is None:
             why = f"the server redirects to another origin, and {NEVER_ACROSS}"
             self._fail(Input.RESPONSE, errors.CannotResume, why)
         else:
@@ -656,7 +676,11 @@ class Conversation:
             plan = None if self._stream_gone else self.dialect.resume(self.progress)
             way = (Purpose.POLL, self.dialect.poll(self.progress)) if plan is None else (Purpose.RESUME, plan)
             assert way[1] is not None
-            self._failures = 0  # the server lives and works; patience is what the deadline is for
+            self._failures = 0  # the server lives and works
+            if self._dropped_at is not None and now - self._dropped_at > MAX_POLL_SECONDS:
+                why = f"for {MAX_POLL_SECONDS / 60:g} minutes the server has said that the answer is in progress"
+                self._fail(event, errors.RetriesExhausted, why)
+                return
             self._wait_and_send(event, (way[0], way[1]), result.seconds, now)
         elif isinstance(result, Finished):
             self._move(event, State.STREAMING)
@@ -674,7 +698,7 @@ class Conversation:
             raise RuntimeError(f"a driver reported {event.value} to a conversation that is {self.state.value}")
 
     def _move(self, event: Input, state: State) -> None:
-        if state not in TRANSITIONS[self.state][event]:
+        if state not in TRANSITIONS[self.state].get(event, ()):
             raise RuntimeError(f"{event.value} must not lead from {self.state.value} to {state.value}")
         self.state = state
 

@@ -68,6 +68,18 @@ _BODY_HEADERS = ("content-length", "content-type", "content-encoding", "transfer
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+def resolve(base: str, reference: str) -> str | None:
+    """The absolute URL that a server's reference means, if it has the origin of the base; otherwise None.
+
+    What was meant for one origin is never sent to another, so nothing else that a server names is of any use.
+    """
+    try:
+        target = urljoin(base, reference)
+        return target if origin(target) == origin(base) else None
+    except ValueError:
+        return None
+
+
 def origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port of a URL: what two URLs must share before one may see what was meant for the other."""
     parts = urlsplit(url)
@@ -95,6 +107,8 @@ class Reading(NamedTuple):
     terminal: bool = False
     error: str | None = None
     """Why the answer failed, in the server's words, if this event says that it did."""
+    keepalive: bool = False
+    """It only says that the connection is alive, as a comment would."""
 
 
 NOTHING = Reading()

@@ -10,7 +10,7 @@ from enum import Enum
 from math import isfinite
 
 from resumable_llm.core.dialect import Dialect
-from resumable_llm.core.model import Headers, Progress, RequestPlan, origin
+from resumable_llm.core.model import Headers, Progress, RequestPlan, resolve
 
 NEVER_ACROSS = "what was meant for one origin is never sent to another"
 
@@ -56,9 +56,10 @@ def by_last_event_id(dialect: Dialect, progress: Progress) -> RequestPlan | str:
     """The request that any server with ids understands, or why it cannot be made."""
     request, cursor = progress.request, progress.position.last_event_id
     if progress.location is not None:
-        plan = request.get(progress.location)
-        if origin(plan.url) != origin(request.url):
+        target = resolve(request.url, progress.location)
+        if target is None:
             return f"the server's Location points to another origin, and {NEVER_ACROSS}"
+        plan = request.get(target)
         if not cursor and progress.delivered:
             return "the server named a Location but no event id to go on from"
     elif not cursor:
@@ -86,6 +87,6 @@ def retry_after(headers: Headers) -> float | None:
         return max(seconds, 0.0) if isfinite(seconds) else None
     try:
         until = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return max(until.total_seconds(), 0.0)

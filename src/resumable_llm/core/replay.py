@@ -72,8 +72,8 @@ class Counter:
 class Ledger:
     """Judges events by fingerprint, in the first moments of a resumed stream.
 
-    Fingerprints are taken from the transcript when they are needed, at a drop or for a checkpoint: an event that arrives in
-    the ordinary course of things costs nothing here.
+    Fingerprints are taken from the transcript when they are needed, at a drop or for a checkpoint: an event that arrives
+    in the ordinary course of things costs nothing here.
 
     Args:
         first_id: SSE id of the first event ever delivered.
@@ -91,7 +91,8 @@ class Ledger:
         self._read_to = 0
         self._ids = array("I")
         self._contents = array("I")
-        self._seen: set[tuple[int, int]] = set()
+        self._places: dict[tuple[int, int], int] = {}
+        self._expected = 0
         self._seen_ids: set[int] = set()
         self._retold: int | None = None
         self._retold_checksum = 0
@@ -111,13 +112,19 @@ class Ledger:
             self._ids.append(identity)
             self._contents.append(content)
 
-    def resumed(self, transcript: Transcript) -> None:
-        """A stream begins that may repeat what was delivered."""
+    def resumed(self, transcript: Transcript, behind: int) -> None:
+        """A stream begins that may repeat what was delivered.
+
+        Args:
+            transcript: What was delivered.
+            behind: How many of the last events had no id and stand behind the cursor, so that they will come again.
+        """
         self.catch_up(transcript)
         self.replaying = True
         self._retold = None
-        self._seen = set(zip(self._ids, self._contents, strict=True))
+        self._places = {pair: place for place, pair in enumerate(zip(self._ids, self._contents, strict=True))}
         self._seen_ids = set(self._ids)
+        self._expected = max(len(self._ids) - behind, 0)
 
     def judge(self, event: Fields, cursor: str) -> Verdict:
         """Judge the next event of a stream that may be repeating.
@@ -127,18 +134,29 @@ class Ledger:
             cursor: SSE id of the last event delivered.
         """
         identity, content = _fingerprint(event)
-        if (identity, content) in self._seen:
+        if not event.id:
+            # Many events are alike; without an id it is a repeat only where that very event is due.
+            if self._expected < len(self._ids) and (self._ids[self._expected], self._contents[self._expected]) == (
+                0,
+                content,
+            ):
+                self._expected += 1
+                return Verdict.SEEN
+        elif (identity, content) in self._places:
+            self._expected = self._places[identity, content] + 1
             return Verdict.SEEN
-        if event.id and identity in self._seen_ids:
+        elif identity in self._seen_ids:
             return Verdict.OTHER
         if self._is_retold(event, cursor):
             return self._judge_retold(content)
+        if event.id and event.id == cursor and self._before[0]:
+            return Verdict.SEEN  # the server begins with the event that was named, which an earlier process delivered
         self.replaying = False
-        self._seen, self._seen_ids = set(), set()
+        self._places, self._seen_ids = {}, set()
         return Verdict.NEW
 
     def _is_retold(self, event: Fields, cursor: str) -> bool:
-        """Whether it is one of those that an earlier process delivered: they can only be told by counting from the first."""
+        """Whether an earlier process delivered it: such events can only be told by counting from the first."""
         if self._retold is None and event.id and event.id == self.first_id and event.id != cursor:
             self._retold, self._retold_checksum = 0, 0
         return self._retold is not None and self._retold < self._before[0]

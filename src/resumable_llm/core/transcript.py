@@ -59,10 +59,9 @@ class Transcript:
     def settle(self) -> None:
         """Count what was kept plainly."""
         if self._fresh:
-            fresh = self._fresh.copy()
+            joined = b"".join(self._fresh)
             self._fresh.clear()
-            for part in fresh:
-                self.keep(part, part.count(b"\n\n"))
+            self.keep(joined, joined.count(b"\n\n"))
 
     def since(self, part: int) -> tuple[int, Iterator[Fields]]:
         """The events kept since an earlier call.

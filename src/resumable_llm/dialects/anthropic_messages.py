@@ -39,9 +39,11 @@ class AnthropicMessages(EventStream):
         return llama_cpp.over(self, request, headers)
 
     def read(self, event: Fields) -> Reading:
-        """``message_stop`` or ``error``."""
+        """``message_stop``, ``error`` or ``ping``."""
         if event.event == "message_stop":
             return Reading(terminal=True)
+        if event.event == "ping":
+            return Reading(keepalive=True)
         if event.event == "error":
             return Reading(terminal=True, error=error_text(json_object(event.data).get("error")))
         return NOTHING

@@ -111,7 +111,7 @@ def json_object(text: str | bytes | None) -> dict[str, Any]:
     """The JSON object in a text; an empty one if there is none."""
     try:
         found = json.loads(text or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

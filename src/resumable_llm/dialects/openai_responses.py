@@ -26,7 +26,7 @@ _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete
 _FIRSTS = frozenset({"response.created", "response.queued", "response.in_progress"})
 # Inside a JSON string the quotes would be escaped; an object nested in the payload could have a field of this name,
 # hence findall.
-_SEQUENCE = re.compile(r'(?<!\\)"sequence_number"\s*:\s*(\d+)')
+_SEQUENCE = re.compile(r'(?<!\\)"sequence_number"\s*:\s*(\d{1,15})(?!\d)')
 _BACKGROUND = re.compile(rb'"background"\s*:\s*true')
 _RETRIEVE = re.compile(r"(?P<base>.*/responses)/(?P<id>[^/]+)$")
 _POLL_SECONDS = 2.0
@@ -38,7 +38,7 @@ class OpenAIResponses(EventStream):
     name = "openai_responses"
     proves_end = True
     # Deltas are flat: no field of theirs can hold another "sequence_number" with its quotes unescaped.
-    ordinary = re.compile(rb'event: [\w.]+\.delta\ndata: \{.*(?<!\\)"sequence_number": ?(\d+).*\n\n')
+    ordinary = re.compile(rb'event: [\w.]+\.delta\ndata: \{.*(?<!\\)"sequence_number": ?(\d{1,15})(?!\d).*\n\n')
     keeps = (
         "a background response can be streamed again for about 5 minutes and read for about 10; "
         "one without background=True and store=True is not kept at all"
@@ -74,7 +74,7 @@ class OpenAIResponses(EventStream):
         payload = json_object(data)
         kind = str(payload.get("type") or kind)
         sequence = payload.get("sequence_number")
-        number = sequence if isinstance(sequence, int) else None
+        number = sequence if type(sequence) is int else None
         response = payload.get("response") if isinstance(payload.get("response"), dict) else {}
         assert isinstance(response, dict)
         if kind == "error" or payload.get("error"):

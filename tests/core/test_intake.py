@@ -1,0 +1,189 @@
+"""From bytes to judged events."""
+
+from __future__ import annotations
+
+import pytest
+
+from resumable_llm.core.actions import Deliver
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.events import BOM
+from resumable_llm.core.intake import Intake
+from resumable_llm.core.model import Checkpoint, Position
+from resumable_llm.core.replay import Verdict
+from resumable_llm.core.transcript import Transcript
+from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId
+from resumable_llm.dialects.openai_chat import OpenAIChat
+from resumable_llm.dialects.openai_responses import OpenAIResponses
+
+BEFORE = Position("before", None, 3)
+CHUNK = b'data: {"choices":[]}\n\n'
+
+
+class Receiver:
+    """An intake and somebody who takes what it finds."""
+
+    def __init__(self, dialect: Dialect = ANY_EVENT_STREAM, *, one_by_one: bool = False) -> None:
+        self.transcript = Transcript(10**6, lambda: None)
+        self.intake = Intake(dialect, Checkpoint(dialect.name, "GET", "https://x.example/"), "", self.transcript, 1000)
+        self.intake.one_by_one = one_by_one
+        self.intake.begin(resumed=False)
+
+    def feed(self, stream: bytes) -> list[Deliver]:
+        found = self.intake.feed(stream, BEFORE)
+        for each in found:
+            self.transcript.keep(each.data, each.events)
+        return found
+
+    def again(self) -> None:
+        self.intake.begin(resumed=True)
+
+
+class TestFeed:
+    def test_events_apart_each_with_its_place(self) -> None:
+        found = Receiver(one_by_one=True).feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\nda")
+        assert [(each.events, each.position) for each in found] == [(1, Position("1", None, 15)), (1, Position("2", None, 30))]
+        assert [each.fields and each.fields.data for each in found] == ["a", "b"]
+
+    def test_a_chunks_events_as_one_slice(self) -> None:
+        (found,) = Receiver().feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\nda")
+        assert found == Deliver(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n", None, 2, Position("2", None, 30))
+
+    def test_one_event_keeps_its_fields(self) -> None:
+        (found,) = Receiver().feed(b"id: 1\ndata: a\n\nda")
+        assert found.fields is not None
+        assert (found.events, found.position) == (1, Position("1", None, 15))
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    def test_what_comes_behind_an_event_counts_with_it(self, one_by_one: bool) -> None:
+        receiver = Receiver(one_by_one=one_by_one)
+        (found,) = receiver.feed(b"id: 1\ndata: a\n\nid: 2\n\n: ping\n\n")
+        assert found.position == Position("2", None, 30)
+        assert found.data == b"id: 1\ndata: a\n\n"
+        assert receiver.intake.head == found.position
+
+    def test_an_event_of_a_name_alone_is_one(self) -> None:
+        (found,) = Receiver(one_by_one=True).feed(b"event: end\n\n")
+        assert found.events == 1
+
+    def test_nothing_yet(self) -> None:
+        receiver = Receiver()
+        assert receiver.feed(b"data: a\n") == []
+        assert not receiver.intake.saw_data
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    def test_nothing_behind_the_terminal_event(self, one_by_one: bool) -> None:
+        receiver = Receiver(LastEventId("end"), one_by_one=one_by_one)
+        found = receiver.feed(b"data: a\n\nevent: end\ndata: b\n\ndata: c\n\n")
+        assert b"".join(each.data for each in found) == b"data: a\n\nevent: end\ndata: b\n\n"
+        assert receiver.intake.terminal
+
+    def test_each_connection_may_have_a_byte_order_mark(self) -> None:
+        receiver = Receiver(one_by_one=True)
+        receiver.feed(BOM + b"id: 1\ndata: a\n\n")
+        receiver.again()
+        found = receiver.feed(BOM + b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n")
+        assert [each.fields and each.fields.id for each in found] == ["2"]
+        assert receiver.intake.replayed == 1
+
+
+class TestControl:
+    """Blocks without an event, in front of decoders that make one of them."""
+
+    @pytest.mark.parametrize("block", [b": ping\n\n", b"\n\n", b"foo: bar\n\n"])
+    def test_harmless_ones_pass(self, block: bytes) -> None:
+        (found,) = Receiver().feed(block)
+        assert (found.data, found.events) == (block, 0)
+
+    @pytest.mark.parametrize("block", [b"id: 1\n\n", b"retry: 5\n\n"])
+    def test_others_do_not(self, block: bytes) -> None:
+        assert Receiver().feed(block) == []
+
+    def test_none_pass_once_ids_were_seen(self) -> None:
+        receiver = Receiver()
+        receiver.feed(b"id: 1\ndata: a\n\n")
+        assert receiver.feed(b": ping\n\n") == []
+
+    def test_none_pass_to_readers_of_events(self) -> None:
+        assert Receiver(one_by_one=True).feed(b": ping\n\n") == []
+
+    def test_their_fields_count(self) -> None:
+        receiver = Receiver()
+        receiver.feed(b"id: 7\nretry: 1500\n\n")
+        assert receiver.intake.last_event_id == "7"
+        assert receiver.intake.numbered
+        assert receiver.intake.retry_floor == 1.5
+
+
+class TestVerdicts:
+    def test_a_gap(self) -> None:
+        receiver = Receiver(OpenAIResponses())
+        blocks = [f'event: x.delta\ndata: {{"sequence_number":{n}}}\n\n'.encode() for n in (0, 1, 3, 4)]
+        (found,) = receiver.feed(b"".join(blocks))
+        assert found.events == 2
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.GAP
+        assert "event 3 came after event 1" in receiver.intake.objection[1]
+
+    def test_another_answer_by_its_handle(self) -> None:
+        receiver = Receiver(OpenAIResponses())
+        created = '{"type":"response.created","sequence_number":0,"response":{"id":"%s"}}'
+        receiver.feed(f"event: response.created\ndata: {created % 'a'}\n\n".encode())
+        receiver.again()
+        assert receiver.feed(f"event: response.created\ndata: {created % 'b'}\n\n".encode()) == []
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.OTHER
+        assert receiver.intake.handle == "a"
+
+    def test_another_answer_by_its_ids(self) -> None:
+        receiver = Receiver(one_by_one=True)
+        receiver.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n")
+        receiver.again()
+        assert receiver.feed(b"id: 1\ndata: a\n\nid: 2\ndata: other\n\n") == []
+        assert receiver.intake.saw_data
+        assert receiver.intake.replayed == 1
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.OTHER
+
+    def test_the_servers_own_error(self) -> None:
+        receiver = Receiver(OpenAIChat())
+        receiver.feed(b'data: {"error":{"code":"overloaded"}}\n\n')
+        assert receiver.intake.upstream_error == "overloaded"
+        assert receiver.intake.terminal
+
+
+class TestPlain:
+    """When bytes may pass unread."""
+
+    def test_ordinary_chunks_of_a_dialect_that_knows_them(self) -> None:
+        intake = Receiver(OpenAIChat()).intake
+        assert intake.plain
+        assert intake.is_ordinary(CHUNK)
+        assert not intake.is_ordinary(b"data: [DONE]\n\n")
+
+    def test_not_where_every_event_must_be_read(self) -> None:
+        assert not Receiver().intake.plain
+        assert Receiver().intake.is_ordinary(CHUNK) is None
+
+    def test_not_to_readers_of_events(self) -> None:
+        assert not Receiver(OpenAIChat(), one_by_one=True).intake.plain
+
+    def test_not_behind_half_an_event(self) -> None:
+        receiver = Receiver(OpenAIChat())
+        receiver.feed(b"data: {")
+        receiver.intake.settle()
+        assert not receiver.intake.plain
+        receiver.feed(b"}\n\n")
+        receiver.intake.settle()
+        assert receiver.intake.plain
+
+    @pytest.mark.parametrize("block", [b"id: 1\ndata: {}\n\n", b"data: [DONE]\n\n"])
+    def test_not_behind_ids_or_the_end(self, block: bytes) -> None:
+        receiver = Receiver(OpenAIChat())
+        receiver.feed(block)
+        receiver.intake.settle()
+        assert not receiver.intake.plain
+
+    def test_not_any_more(self) -> None:
+        intake = Receiver(OpenAIChat()).intake
+        intake.stop_plain()
+        assert not intake.plain
