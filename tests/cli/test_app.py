@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
+import resumable_llm as rl
 import resumable_llm.cli
 from resumable_llm.cli import demo, stream
 from resumable_llm.cli.app import app
@@ -78,7 +79,7 @@ def test_what_is_not_asked_is_sensible(jobs: list[stream.Job], tmp_path: Path) -
     invoke("stream", "--resume", str(tmp_path))
     get, post, resumed = jobs
     assert (get.method, get.body, get.headers, get.form) == ("GET", None, (), None)
-    assert get.policy.event_timeout == stream.rl.RetryPolicy().event_timeout
+    assert get.policy.event_timeout == rl.RetryPolicy().event_timeout
     assert (post.method, post.headers, post.form) == ("POST", (("Content-Type", "application/json"),), "text")
     assert (resumed.url, resumed.checkpoint) == (None, tmp_path)
 

@@ -110,7 +110,7 @@ def test_a_drop_behind_the_last_event_is_not_seen(http: Any, end: End) -> None:
 
 
 def test_one_key_over_the_sdks_own_retries(http: Any) -> None:
-    refusal = Answer.json("{}", 529, **{"retry-after-ms": "1"})
+    refusal = Answer.json("{}", 529, headers={"retry-after-ms": "1"})
     with Scripted(refusal, Answer(wire.blocks(EVENTS[:5]), End.FIN), rest=cuts.honour(EVENTS)) as server:
         create(rl.wrap(sdk(http, server.url), policy=policy()))
         assert len(server.requests) == 3

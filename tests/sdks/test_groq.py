@@ -60,7 +60,7 @@ async def test_cut_anywhere_async(anyio_backend: str) -> None:
 
 
 def test_without_ids_an_error_carries_what_was_said(http: Any) -> None:
-    """The SDK lets errors pass: it is ours, and a TransportError of its HTTP library. And nobody but us closes the response."""
+    """The SDK lets errors pass: it is ours, and a TransportError too. And nobody but us closes the response."""
     events = wire.chat()
     for count in range(1, len(events) - 2):
         with Scripted(Answer(wire.blocks(events[:count]), cuts.ENDS[count % 3])) as server:
@@ -81,7 +81,7 @@ def test_a_drop_behind_the_last_event_is_not_seen(http: Any, end: End) -> None:
 
 
 def test_one_key_over_the_sdks_own_retries(http: Any) -> None:
-    refusal = Answer.json("{}", 500, **{"retry-after": "0"})
+    refusal = Answer.json("{}", 500, headers={"retry-after": "0"})
     with Scripted(refusal, Answer(wire.blocks(EVENTS[:5]), End.FIN), rest=cuts.honour(EVENTS)) as server:
         create(rl.wrap(sdk(http, server.url, max_retries=1), policy=policy()))
         assert len(server.requests) == 3

@@ -1,5 +1,7 @@
 """The openai SDK, wrapped: openai 3 on httpx2 and on httpx, and openai 2 on httpx; whichever is installed."""
 
+# ruff: noqa: SIM117 - a server, a client and a stream nest as they do in life
+
 from __future__ import annotations
 
 import json
@@ -203,7 +205,7 @@ async def test_without_ids_an_error_carries_what_was_said_async(family: str, any
                 got: list[str] = []
                 with pytest.raises((openai.APIConnectionError, rl.StreamInterrupted)) as caught:  # noqa: PT012
                     async for chunk in await api.chat.completions.create(**CHAT, stream=True):
-                        got.append(chunk.choices[0].delta.content or "")
+                        got.append(chunk.choices[0].delta.content or "")  # noqa: PERF401
                 assert "".join(got) == said
                 check_error(caught.value, said)
                 assert len(server.requests) == 1, "nothing may be generated twice"
@@ -223,7 +225,7 @@ def test_a_foreground_response_cannot_be_resumed(http: Any) -> None:
     blocks = wire.blocks(wire.responses(background=False))
     with Scripted(Answer(blocks[:8], End.FIN)) as server:
         api = rl.wrap(sdk(http, server.url), policy=policy())
-        with pytest.raises((openai.APIConnectionError, rl.StreamInterrupted)) as caught:  # noqa: PT012
+        with pytest.raises((openai.APIConnectionError, rl.StreamInterrupted)) as caught:
             for _ in api.responses.create(model="m", input="?", stream=True):
                 pass
         check_error(caught.value, "".join(wire.WORDS[:4]))
@@ -304,7 +306,8 @@ async def test_azure_async(family: str, anyio_backend: str) -> None:
     with Scripted(Answer(wire.blocks(_NUMBERED[:4]), End.FIN), rest=rest) as server:
         async with async_client(family) as http:
             api = rl.wrap(
-                AsyncAzureOpenAI(azure_endpoint=server.url, api_key="x", api_version="1", http_client=http), policy=policy()
+                AsyncAzureOpenAI(azure_endpoint=server.url, api_key="x", api_version="1", http_client=http),
+                policy=policy(),
             )
             assert await achat_create(api) == [event.json for event in _NUMBERED[:-1]]
         assert len(server.requests) == 2
@@ -355,11 +358,12 @@ def test_a_subclass_with_a_constructor_of_its_own(http: Any) -> None:
 
 
 def test_what_is_made_of_a_wrapped_client_is_wrapped(http: Any) -> None:
-    for derive in (
+    derivations: tuple[Callable[[OpenAI], OpenAI], ...] = (
         lambda api: api.with_options(timeout=5),
         lambda api: api.copy(max_retries=0),
         lambda api: api.with_options(max_retries=1).copy(),
-    ):
+    )
+    for derive in derivations:
         with Scripted(Answer(wire.blocks(_NUMBERED[:4]), End.FIN), rest=cuts.honour(_NUMBERED)) as server:
             api = derive(rl.wrap(sdk(http, server.url), policy=policy()))
             assert chat_create(api) == [event.json for event in _NUMBERED[:-1]]
@@ -379,7 +383,15 @@ def test_the_settings_survive(http: Any) -> None:
         _strict_response_validation=True,
     )
     api = rl.wrap(original)
-    for name in ("api_key", "organization", "project", "timeout", "max_retries", "base_url", "_strict_response_validation"):
+    for name in (
+        "api_key",
+        "organization",
+        "project",
+        "timeout",
+        "max_retries",
+        "base_url",
+        "_strict_response_validation",
+    ):
         assert getattr(api, name) == getattr(original, name), name
     assert api.default_headers == original.default_headers
     assert api.default_query == original.default_query
@@ -413,12 +425,16 @@ def test_inspect_finds_the_handle_in_every_stream(http: Any) -> None:
 # What is the SDK's own affair
 
 
+def always(answer: Answer) -> Callable[[Request], Answer]:
+    return lambda request: answer
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
 def test_refusals_before_the_answer_are_the_sdks(http: Any, status: int) -> None:
     seen = []
     for wrapped in (False, True):
-        refusal = Answer.json('{"error":{"message":"no"}}', status, **{"retry-after-ms": "1"})
-        with Scripted(rest=lambda request, refusal=refusal: refusal) as server:
+        refusal = Answer.json('{"error":{"message":"no"}}', status, headers={"retry-after-ms": "1"})
+        with Scripted(rest=always(refusal)) as server:
             api = sdk(http, server.url, max_retries=2)
             with pytest.raises(openai.APIStatusError) as caught:
                 (rl.wrap(api) if wrapped else api).chat.completions.create(**CHAT, stream=True)
@@ -427,10 +443,8 @@ def test_refusals_before_the_answer_are_the_sdks(http: Any, status: int) -> None
 
 
 def test_one_key_over_the_sdks_own_retries(http: Any) -> None:
-    refusal = Answer.json("{}", 500, **{"retry-after-ms": "1"})
-    with Scripted(
-        refusal, refusal, Answer(wire.blocks(_NUMBERED[:4]), End.FIN), rest=cuts.honour(_NUMBERED)
-    ) as server:
+    refusal = Answer.json("{}", 500, headers={"retry-after-ms": "1"})
+    with Scripted(refusal, refusal, Answer(wire.blocks(_NUMBERED[:4]), End.FIN), rest=cuts.honour(_NUMBERED)) as server:
         api = rl.wrap(sdk(http, server.url, max_retries=2), policy=policy())
         chat_create(api)
         assert [request.headers["x-stainless-retry-count"] for request in server.requests[:3]] == ["0", "1", "2"]
@@ -473,7 +487,7 @@ def test_an_error_in_the_stream_is_the_sdks(http: Any) -> None:
     for wrapped in (False, True):
         with Scripted(Answer([*wire.blocks(wire.chat()[:3]), failed, b"data: [DONE]\n\n"])) as server:
             api = sdk(http, server.url)
-            with pytest.raises(openai.APIError) as caught:  # noqa: PT012
+            with pytest.raises(openai.APIError) as caught:
                 for _ in (rl.wrap(api) if wrapped else api).chat.completions.create(**CHAT, stream=True):
                     pass
             seen.append((type(caught.value), str(caught.value)))
@@ -482,7 +496,7 @@ def test_an_error_in_the_stream_is_the_sdks(http: Any) -> None:
 
 def test_the_versions_of_this_environment() -> None:
     """Which of the two environments this is: openai 3 from Python 3.11 on in the first, openai 2 in the second."""
-    assert OPENAI3 == ("httpx2" in sys.modules), "openai 3 stands on httpx2, openai 2 on httpx"
+    assert ("httpx2" in sys.modules) == OPENAI3, "openai 3 stands on httpx2, openai 2 on httpx"
 
 
 async def test_text_of_an_abandoned_iterator(family: str, anyio_backend: str) -> None:

@@ -22,7 +22,9 @@ LOOPS = ("asyncio", "trio")
 FOREIGN_GENERATORS = pytest.mark.filterwarnings(
     r"ignore:Async generator '(openai|anthropic|groq|httpx2?|httpcore2?)\.:ResourceWarning"
 )
-"""On trio, whoever stops reading before the end leaves generators of these libraries to the garbage, wrapped or not. Not so our own."""
+"""On trio, whoever stops reading before the end leaves generators of these libraries to the garbage, wrapped or not.
+
+Our own must not be left there."""
 
 SECRETS = {"authorization": "Bearer s3cret", "x-api-key": "s3cret", "x-custom-credential": "s3cret"}
 _CONTEXT = ssl.create_default_context()

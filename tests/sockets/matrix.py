@@ -1,7 +1,7 @@
 """The fault matrix: every fault, in front of every kind of server, for every kind of client, and what comes of it.
 
-`EXPECTED` is the promise, `test_fault_matrix.py` holds every cell to it, and `python -m tests.sockets.matrix` writes it down as a page of the
-documentation. Nothing here knows how the package goes about it.
+`EXPECTED` is the promise, `test_fault_matrix.py` holds every cell to it, and `python -m tests.sockets.matrix` writes
+it down as a page of the documentation. Nothing here knows how the package goes about it.
 """
 
 from __future__ import annotations
@@ -73,8 +73,18 @@ BACKDROPS = {
     each.name: each
     for each in (
         Backdrop("get", "GET, `id:` lines", "GET", "/events", wire.numbered(wire.plain()), 3),
-        Backdrop("post", "POST, `id:` lines, `terminal=`", "POST", "/e", wire.numbered(wire.plain()), 3, {"q": 1}, "done"),
-        Backdrop("chat_ids", "chat completions with `id:` lines", "POST", "/chat/completions", wire.numbered(wire.chat()), 4, _CHAT),
+        Backdrop(
+            "post", "POST, `id:` lines, `terminal=`", "POST", "/e", wire.numbered(wire.plain()), 3, {"q": 1}, "done"
+        ),
+        Backdrop(
+            "chat_ids",
+            "chat completions with `id:` lines",
+            "POST",
+            "/chat/completions",
+            wire.numbered(wire.chat()),
+            4,
+            _CHAT,
+        ),
         Backdrop(
             "responses",
             "Responses, `background`",
@@ -158,8 +168,8 @@ FAULTS = {
     "end_inside": Fault("clean EOF inside an event", _cut(End.CLEAN, _half)),
     "end_no_blank": Fault("clean EOF after a whole data line, no blank line", _cut(End.CLEAN, _without_blank_line)),
     "fin_inside": Fault("FIN inside an event", _cut(End.FIN, _half)),
-    "silence": Fault("silence", _cut(End.SILENT), patience=0.2),
-    "pings": Fault("silence under pings", _cut(End.PINGS), patience=0.2),
+    "silence": Fault("silence", _cut(End.SILENT), patience=0.15),
+    "pings": Fault("silence under pings", _cut(End.PINGS), patience=0.15),
     "replay": Fault("the resume tells everything again", _resumed(lambda backdrop, other: Answer(backdrop.blocks))),
     "redirect": Fault(
         "307 to another origin",
@@ -172,7 +182,9 @@ FAULTS = {
     "410": Fault("resumes and polls answered 410", _resumed(_error(410, "gone"), again=True, polls=False)),
     "400": Fault(
         'resumes answered 400 "no longer be streamed"',
-        _resumed(_error(400, "This response can no longer be streamed because it is more than 5 minutes old."), again=True),
+        _resumed(
+            _error(400, "This response can no longer be streamed because it is more than 5 minutes old."), again=True
+        ),
     ),
     "500": Fault("resume answered 500, then fine", _resumed(_error(500, "oops"))),
     "gap": Fault(
@@ -240,8 +252,17 @@ class Reader:
         return f"{self.how}-{self.family}-{self.loop or 'sync'}"
 
 
-READERS = [Reader(how, family, loop) for how in ("connect_sse", "client", "openai") for family in FAMILIES for loop in (None, *LOOPS)]
-KNOWS = {"connect_sse": set(BACKDROPS), "client": set(BACKDROPS) - {"post"}, "openai": {"chat_ids", "responses", "chat"}}
+READERS = [
+    Reader(how, family, loop)
+    for how in ("connect_sse", "client", "openai")
+    for family in FAMILIES
+    for loop in (None, *LOOPS)
+]
+KNOWS = {
+    "connect_sse": set(BACKDROPS),
+    "client": set(BACKDROPS) - {"post"},
+    "openai": {"chat_ids", "responses", "chat"},
+}
 """Which servers each can talk to: only `connect_sse` can be told a terminal event, and the SDK speaks OpenAI."""
 
 CELLS = [
@@ -324,7 +345,7 @@ def _read(reader: Reader, backdrop: Backdrop, url: str, patience: rl.RetryPolicy
         try:
             for item in _items(reader, backdrop, url, patience, http, stack, seen):
                 seen.items.append(item)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - which it is, is for the test to say
             seen.error = error
         seen.held = busy(http)
 
@@ -334,7 +355,12 @@ def _items(
 ) -> Iterator[Any]:
     if reader.how == "connect_sse":
         asked = rl.connect_sse(
-            http, backdrop.method, url + backdrop.path, policy=patience, terminal=backdrop.terminal, **_request(backdrop)
+            http,
+            backdrop.method,
+            url + backdrop.path,
+            policy=patience,
+            terminal=backdrop.terminal,
+            **_request(backdrop),
         )
         with asked as stream:
             seen.handle = stream
@@ -360,7 +386,7 @@ async def _aread(reader: Reader, backdrop: Backdrop, url: str, patience: rl.Retr
         try:
             async for item in _aitems(reader, backdrop, url, patience, http, seen):
                 seen.items.append(item)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - which it is, is for the test to say
             seen.error = error
         seen.held = busy(http)
 
@@ -370,7 +396,12 @@ async def _aitems(
 ) -> AsyncIterator[Any]:
     if reader.how == "connect_sse":
         asked = rl.aconnect_sse(
-            http, backdrop.method, url + backdrop.path, policy=patience, terminal=backdrop.terminal, **_request(backdrop)
+            http,
+            backdrop.method,
+            url + backdrop.path,
+            policy=patience,
+            terminal=backdrop.terminal,
+            **_request(backdrop),
         )
         async with asked as stream:
             seen.handle = stream
@@ -404,43 +435,43 @@ def create(sdk: Any, backdrop: Backdrop) -> Any:
 def render() -> str:
     """The page of the documentation."""
     columns = list(BACKDROPS.values())
-    lines = [
-        "# Fault matrix",
-        "",
-        "What a reader sees when a connection breaks in the middle of an answer. Every cell is a test on real sockets, for each of",
-        "these clients that can speak to the server in question: `connect_sse` and `aconnect_sse`, a wrapped `Client` and",
-        "`AsyncClient`, a wrapped `OpenAI` and `AsyncOpenAI`; each with httpx and with httpx2; blocking, on asyncio and on trio.",
-        "",
-        "hidden",
-        ": The reader sees the very events (from a wrapped client: the very bytes) of an unbroken stream, each once.",
-        "",
-        "hidden, by the poll",
-        ": The stream cannot be had any more, but the finished answer can: the missing text comes from there, and the last event",
-        "  holds the whole answer.",
-        "",
-        "an error",
-        ": It is raised after the last event that was received, carries `partial_text`, and is a `TransportError` of the HTTP",
-        "  library too; the openai SDK gives it as the `__cause__` of its `APIConnectionError`. See [errors](errors.md).",
-        "",
-        "The number says how many requests it took, the first included. With a server whose protocol has no terminal event, the last of",
-        "them asks whether there is anything behind the last event.",
-        "",
-        "| fault | " + " | ".join(each.title for each in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
+    rows = [
+        f"| {FAULTS[name].title} | " + " | ".join(_shown(outcomes[each.name]) for each in columns) + " |"
+        for name, outcomes in EXPECTED.items()
     ]
-    for name, outcomes in EXPECTED.items():
-        shown = [_shown(outcomes[each.name]) for each in columns]
-        lines.append(f"| {FAULTS[name].title} | " + " | ".join(shown) + " |")
-    lines += [
-        "",
-        "No request, and so no header of yours, ever reached the other origin.",
-        "",
-        "—",
-        ": Nobody can tell. Ids are opaque, so a server that leaves an event out looks like one that does not. And where no event ends an",
-        "  answer, a server that has nothing behind the last event says that the answer is complete.",
-        "",
-    ]
-    return "\n".join(lines)
+    head = "| fault | " + " | ".join(each.title for each in columns) + " |"
+    return _PAGE.format(table="\n".join([head, "|---" * (len(columns) + 1) + "|", *rows]))
+
+
+_PAGE = """\
+# Fault matrix
+
+What a reader sees when a connection breaks in the middle of an answer. Every cell is a test on real sockets, for each of
+these clients that can speak to the server in question: `connect_sse` and `aconnect_sse`, a wrapped `Client` and
+`AsyncClient`, a wrapped `OpenAI` and `AsyncOpenAI`; each with httpx and with httpx2; blocking, on asyncio and on trio.
+
+hidden
+: The reader sees the very events of an unbroken stream (from a wrapped client: the very bytes), each once.
+
+hidden, by the poll
+: The stream cannot be had any more, but the finished answer can: the missing text comes from there, and the last event
+  holds the whole answer.
+
+an error
+: It is raised after the last event that was received, carries `partial_text`, and is a `TransportError` of the HTTP
+  library too; the openai SDK gives it as the `__cause__` of its `APIConnectionError`. See [errors](errors.md).
+
+—
+: Nobody can tell. Ids are opaque, so a server that leaves an event out looks like one that does not. And where no event
+  ends an answer, a server that has nothing behind the last event says that the answer is complete.
+
+The number says how many requests it took, the first included. With a server whose protocol has no terminal event, the
+last of them asks whether there is anything behind the last event.
+
+{table}
+
+No request, and so no header of yours, ever reached the other origin.
+"""
 
 
 def _shown(outcome: Outcome | None) -> str:

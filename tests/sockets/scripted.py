@@ -79,8 +79,8 @@ class Answer:
     ping_every: float = 0.02
 
     @classmethod
-    def json(cls, text: str, status: int = 200, **headers: str) -> Answer:
-        return cls([text.encode()], status=status, headers={**JSON, **headers}, chunked=False)
+    def json(cls, text: str, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
+        return cls([text.encode()], status=status, headers={**JSON, **(headers or {})}, chunked=False)
 
 
 Script = Callable[[Request], Answer]

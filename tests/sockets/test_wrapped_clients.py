@@ -1,5 +1,7 @@
 """Wherever a client works, wrapping it changes nothing else: seen from the server's side, and from the client's."""
 
+# ruff: noqa: SIM117 - a server, a client and a stream nest as they do in life
+
 from __future__ import annotations
 
 import gc
@@ -32,7 +34,7 @@ def _cut() -> Answer:
 
 
 def _ok(request: Request) -> Answer:
-    return Answer.json('{"ok":true}', **{"set-cookie": "seen=1"})
+    return Answer.json('{"ok":true}', headers={"set-cookie": "seen=1"})
 
 
 def test_calls_that_do_not_stream_are_the_same_to_the_byte(family: str) -> None:
@@ -75,7 +77,7 @@ def test_only_harmless_headers_are_added_to_a_stream(family: str) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
 def test_a_refusal_before_the_answer_is_the_callers(family: str, status: int) -> None:
-    with Scripted(rest=lambda request: Answer.json('{"error":"no"}', status, **{"retry-after": "0"})) as server:
+    with Scripted(rest=lambda request: Answer.json('{"error":"no"}', status, headers={"retry-after": "0"})) as server:
         with client(family) as http:
             with rl.wrap(http).stream("GET", server.url, headers=ACCEPT) as response:
                 assert (response.status_code, response.read()) == (status, b'{"error":"no"}')

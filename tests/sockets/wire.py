@@ -134,7 +134,7 @@ def responses(*, background: bool = True) -> list[Event]:
 
 def messages() -> list[Event]:
     usage = {"input_tokens": 3, "output_tokens": 1}
-    message = {
+    message: Json = {
         "id": "msg_7",
         "type": "message",
         "role": "assistant",
@@ -148,10 +148,7 @@ def messages() -> list[Event]:
         {"type": "message_start", "message": message},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "ping"},
-        *(
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}
-            for word in WORDS
-        ),
+        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}} for word in WORDS),
         {"type": "content_block_stop", "index": 0},
         {
             "type": "message_delta",

@@ -38,7 +38,7 @@ _PENALTIES = {"frequency_penalty": 0.6, "presence_penalty": 0.6}
 _KINDS = ("end", "rst", "inside", "stall", "fin", "stall_pings")
 _EVENTS_EXPECTED = 240
 _EVENT_BYTES: dict[Api, int] = {"chat": 235, "responses": 165}  # about; only to place a cut inside some event
-_PATIENCE_SECONDS = 1.5
+_PATIENCE_SECONDS = 2.0
 
 _BLANK_LINE = b"\n\n"
 _DONE = b"data: [DONE]\n\n"
@@ -305,19 +305,18 @@ def _read(reader: Reader, proxy: FaultProxy, upstream: _Upstream, api: Api, wrap
         policy = rl.RetryPolicy(first_event_timeout=30, event_timeout=_PATIENCE_SECONDS, deadline=120)
         client = rl.wrap(client, policy=policy, on_event=_narrator(reader, proxy))
     stream = None
-    try:
-        stream = _ask(client, upstream, api)
-        for event in stream:
-            _take(reader, event)
-        if reader.complete:
-            reader.ended = "the answer is complete"
-        else:
-            reader.ended = "ended in the middle of the answer, with no error"
-    except (openai.OpenAIError, rl.ResumableError, _family(http_client).HTTPError) as error:
-        reader.ended = _in_words(error)
+    with contextlib.closing(http_client):
+        try:
+            stream = _ask(client, upstream, api)
+            for event in stream:
+                _take(reader, event)
+            ending = "the answer is complete" if reader.complete else "ended in the middle of the answer, with no error"
+        except (openai.OpenAIError, rl.ResumableError, _family(http_client).HTTPError) as error:
+            ending = _in_words(error)
     if wrap and stream is not None:
         handle = rl.inspect(stream)
         reader.report, reader.handle = handle.report, handle.checkpoint.handle
+    reader.ended = ending
 
 
 def _ask(client: Any, upstream: _Upstream, api: Api) -> Any:

@@ -72,7 +72,9 @@ class Intake:
         """A connection's body begins; half an event of the one before is forgotten."""
         self._splitter = BlockSplitter(self._max_event_bytes)
         self._at_start = True
-        if resumed:
+        if not resumed:
+            self.offset = 0
+        else:
             self.counter.resumed()
             self.ledger.resumed(self._transcript, self._behind_cursor)
         self.settle()

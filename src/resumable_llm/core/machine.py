@@ -36,31 +36,29 @@ file, and every change of state is in `TRANSITIONS`.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from enum import Enum
-from itertools import islice
 from math import inf
 
 from resumable_llm.core import errors
-from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
+from resumable_llm.core.account import Account
+from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Read, Send, Surface, Wait
 from resumable_llm.core.dialect import Dialect, Finished, StillRunning
 from resumable_llm.core.intake import Intake
 from resumable_llm.core.model import (
     Backoff,
     Checkpoint,
-    Drop,
     Failure,
     Headers,
     Limits,
     Notice,
-    Position,
     Progress,
     Report,
     RequestPlan,
     resolve,
     without_credentials,
 )
+from resumable_llm.core.outbox import Outbox
 from resumable_llm.core.recovery import NEVER_ACROSS, Purpose, by_last_event_id, retry_after, way_back
 from resumable_llm.core.replay import Verdict
 from resumable_llm.core.transcript import Transcript
@@ -158,11 +156,12 @@ class Conversation:
         self._start = checkpoint or Checkpoint(dialect.name, request.method, request.url)
         self.transcript.whole = self._start.events == 0
 
-        # Where the answer stands: behind the last block judged, and behind the last one that the caller surely has.
+        # What comes in, what goes out, and what it takes.
         cursor = self._start.last_event_id or request.header("last-event-id") or ""
         self._intake = Intake(dialect, self._start, cursor, self.transcript, limits.max_event_bytes)
         self._intake.one_by_one = one_by_one
-        self._position = self._intake.head
+        self._outbox = Outbox(self.transcript, self._intake.head)
+        self._account = Account(self.transcript, self._start.events)
         self._location = self._start.location
 
         # The request at hand.
@@ -173,27 +172,13 @@ class Conversation:
         self._body = bytearray()
         self._redirects = 0
 
-        # What to do next.
-        self._queue: deque[Deliver | Notify] = deque()
-        self._in_hand: Deliver | None = None
-        self._last_slice = b""
+        # What to do next, and what is known.
         self._standing: Action | None = None
         self._failing: tuple[type[errors.ResumableError], str, BaseException | None] | None = None
-
-        # What it took.
         self._deadline_at = inf
-        self._attempts = 0
-        self._answered = False
-        self._drops: list[Drop] = []
-        self._failures = 0
-        self._first_failure_at = 0.0
-        self._news = False
         self._last_data_at = 0.0
-        self._dropped_at: float | None = None
-        self._seconds_lost = 0.0
+        self._answered = False
         self._stream_gone = False
-        self._end_proved = False
-        self._tokens_counted = (0, 0)
 
     # What a driver calls
 
@@ -243,10 +228,10 @@ class Conversation:
         if found is None or (found.lastindex and not intake.counter.follows(int(found[1]))):
             return False
         intake.offset += len(chunk)
-        self._last_slice = chunk
+        self._outbox.last_slice = chunk
         self._keep_plain(chunk)
         self._last_data_at = now
-        if not self._news or intake.offset > self._settle_at:
+        if not self._account.news or intake.offset > self._settle_at:
             self._note_news(now)
         return True
 
@@ -254,16 +239,16 @@ class Conversation:
         """Bytes of the body have come."""
         if self.state is not State.STREAMING:
             self._expect(Input.DATA)
-        if self._in_hand is not None or self._last_slice:
-            self._let_go_of_hand()
+        outbox = self._outbox
+        outbox.settle()
         if self.state is State.COLLECTING:
             self._collect(chunk, now)
             return
         intake = self._intake
         if not intake.one_by_one:  # chunks that passed plainly have moved the head, not the position
-            self._position = intake.head
+            outbox.position = intake.head
         try:
-            found = intake.feed(chunk, self._position)
+            found = intake.feed(chunk, outbox.position)
         except errors.EventTooLarge as error:
             self._fail(Input.DATA, errors.EventTooLarge, str(error))
             return
@@ -282,7 +267,7 @@ class Conversation:
     def receive_eof(self, now: float) -> None:
         """The body has ended as its framing says it should."""
         self._expect(Input.EOF)
-        self._let_go_of_hand()
+        self._outbox.settle()
         if self.state is State.COLLECTING:
             self._judge_body(Input.EOF, now)
         elif self._is_over:
@@ -291,7 +276,7 @@ class Conversation:
             self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
         elif not self._intake.numbered:
             self._end(Input.EOF, proved=False)
-        elif self._purpose is Purpose.CONFIRM and not self._news:
+        elif self._purpose is Purpose.CONFIRM and not self._account.news:
             self._end(Input.EOF, proved=True)
         else:
             self._confirm(now)
@@ -299,7 +284,7 @@ class Conversation:
     def receive_failure(self, failure: Failure, now: float) -> None:
         """The request could not be sent, or the connection broke."""
         self._expect(Input.FAILURE)
-        self._let_go_of_hand()
+        self._outbox.settle()
         if self.state is State.STREAMING and self._is_over:
             self._end(Input.FAILURE, proved=True)
         else:
@@ -312,17 +297,8 @@ class Conversation:
 
     def next_action(self) -> Action:
         """What to do now. Events given out here are delivered: they have moved the position."""
-        if self._in_hand is not None or self._last_slice:
-            self._let_go_of_hand()
-        if self._queue:
-            action = self._queue.popleft()
-            if not isinstance(action, Deliver):
-                return action
-            if action.fields is None:
-                self._in_hand = action
-            else:  # a single event: the caller has it with this return
-                self._position = action.position
-                self.transcript.keep(action.data, action.events)
+        action = self._outbox.take()
+        if action is not None:
             return action
         if self._failing is not None:
             return self._make_error(*self._failing)
@@ -331,11 +307,7 @@ class Conversation:
 
     def last_notices(self) -> list[Notice]:
         """What is still to be told of a complete answer whose reader needs no more than its last event."""
-        told = [action.notice for action in self._queue if isinstance(action, Notify)]
-        if self.state is not State.ENDED or len(told) < len(self._queue):
-            return []
-        self._queue.clear()
-        return told
+        return self._outbox.last_notices() if self.state is State.ENDED else []
 
     def deliver_one_by_one(self) -> None:
         """From here on give out each event alone, so that the checkpoint is exact at each of them."""
@@ -357,7 +329,7 @@ class Conversation:
     @property
     def checkpoint(self) -> Checkpoint:
         """Where the caller stands; never beyond what the caller has."""
-        position, events = self._where()
+        position, in_hand = self._outbox.where(self._intake.head)
         if self._intake.numbered:
             self._catch_up()
         return Checkpoint(
@@ -367,7 +339,7 @@ class Conversation:
             last_event_id=position.last_event_id,
             sequence=position.sequence,
             offset=position.offset,
-            events=events,
+            events=self._account.events - in_hand,
             checksum=self._intake.ledger.checksum,
             first_id=self._intake.ledger.first_id,
             handle=self._intake.handle,
@@ -375,24 +347,13 @@ class Conversation:
             and resolve(self._request.url, self._location)
             and without_credentials(self._location),
             idempotency_key=self._key,
-            complete=self.state is State.ENDED and not self.surfaced and not self._is_holding,
+            complete=self.state is State.ENDED and not self.surfaced and not self._outbox.is_holding,
         )
 
     @property
     def report(self) -> Report:
         """What it took so far."""
-        return Report(
-            attempts=self._attempts,
-            drops=tuple(self._drops),
-            events=self.transcript.events,
-            bytes=self.transcript.size,
-            replayed=self._intake.replayed,
-            fidelity="exact",
-            seconds_lost=self._seconds_lost,
-            tokens_not_paid_twice=self._tokens_before_last_drop(),
-            end_proved=self._end_proved,
-            dialect=self.dialect.name,
-        )
+        return self._account.report(self.dialect, self._intake.replayed)
 
     @property
     def surfaced(self) -> bool:
@@ -411,7 +372,8 @@ class Conversation:
     @property
     def progress(self) -> Progress:
         """How far the answer has come, for the dialect's questions."""
-        return Progress(self._request, self._where()[0], self._intake.handle, self._location, self._delivered)
+        position, _ = self._outbox.where(self._intake.head)
+        return Progress(self._request, position, self._intake.handle, self._location, self._delivered)
 
     def partial_text(self) -> str:
         """The text of the answer delivered so far."""
@@ -422,7 +384,7 @@ class Conversation:
     def _begin_stream(self, starting: bool, now: float) -> None:
         self._move(Input.RESPONSE, State.STREAMING)
         self._standing = Read()
-        self._news, self._last_data_at = False, now
+        self._account.news, self._last_data_at = False, now
         self._redirects = 0
         self._answered = True
         self._location = self._headers.get("location") or self._location
@@ -437,8 +399,8 @@ class Conversation:
         if intake.saw_data:
             self._last_data_at = now
         if found:
-            self._queue.extend(found)
-            if not self._news and any(each.events for each in found):
+            self._outbox.put(found)
+            if not self._account.news and any(each.events for each in found):
                 self._note_news(now)
         if intake.objection is not None:
             verdict, why = intake.objection
@@ -457,18 +419,14 @@ class Conversation:
     def _note_news(self, now: float) -> None:
         self.transcript.settle()
         self._settle_at = self._intake.offset + SETTLE_BYTES
-        self._news = True
-        self._failures = 0
-        if self._dropped_at is not None:
-            self._seconds_lost += now - self._dropped_at
-            self._dropped_at = None
+        self._account.note_news(now)
 
     def _catch_up(self) -> None:
         self._intake.ledger.catch_up(self.transcript)
 
     @property
     def _delivered(self) -> bool:
-        return self._events() > 0
+        return self._account.events > 0
 
     @property
     def _is_over(self) -> bool:
@@ -478,35 +436,11 @@ class Conversation:
         way = self._way_back()
         return isinstance(way, str) or way[0] is not Purpose.RESUME
 
-    def _let_go_of_hand(self) -> None:
-        self._last_slice = b""
-        if self._in_hand is not None:
-            self._position = self._in_hand.position
-            self.transcript.keep(self._in_hand.data, self._in_hand.events)
-            self._in_hand = None
-
-    @property
-    def _is_holding(self) -> bool:
-        return self._in_hand is not None or any(isinstance(action, Deliver) for action in self._queue)
-
-    def _where(self) -> tuple[Position, int]:
-        """The place up to which the caller surely has everything, and the number of events before it."""
-        if self._is_holding:
-            return self._position, self._events()
-        head = self._intake.head
-        among = self._last_slice.count(b"\n\n")
-        if among > 1:  # a slice of several events counts when the caller comes back for more
-            return head._replace(offset=head.offset - len(self._last_slice)), self._events() - among
-        return head, self._events()
-
-    def _events(self) -> int:
-        return self._start.events + self.transcript.events
-
     # Ways to end, and ways back
 
     def _end(self, event: Input, *, proved: bool) -> None:
         self._move(event, State.ENDED)
-        self._end_proved = proved
+        self._account.end_proved = proved
         self._standing = Finish()
         self._notify("end", "" if proved else "nothing proves that the answer is complete")
 
@@ -530,38 +464,29 @@ class Conversation:
         return Fail(error)
 
     def _drop(self, event: Input, failure: Failure, now: float) -> None:
-        if self._dropped_at is None:
-            self._dropped_at = now
-        if not self._news:
-            self._failures += 1
-            if self._failures == 1:
-                self._first_failure_at = now
-        self._news = False
+        patience = self._account.note_end_of_connection(now)
         self._notify("drop", failure.reason)
         way = self._way_back()
         if isinstance(way, str) and event is Input.RESPONSE and not self._answered:
             self._surface()  # nothing was started, and the status says so better than we could
             return
         if isinstance(way, str):
-            self._record(failure, "", 0.0)
+            self._account.note_drop(failure, "", 0.0)
             kind = errors.ResumeExpired if self._stream_gone else errors.CannotResume
             self._fail(event, kind, f"{failure.reason}; {way}", failure.cause)
             return
         floors = [floor for floor in (failure.floor, self._intake.retry_floor) if floor is not None]
-        seconds = self._backoff(self._failures, now - self._first_failure_at, max(floors, default=None))
+        seconds = self._backoff(self._account.failures, patience, max(floors, default=None))
         if seconds is None:
-            self._record(failure, "", 0.0)
+            self._account.note_drop(failure, "", 0.0)
             if event is Input.RESPONSE and not self._answered:
                 self._surface()
             else:
                 why = f"no attempt is left; the last came to this: {failure.reason}"
                 self._fail(event, errors.RetriesExhausted, why, failure.cause)
             return
-        self._record(failure, way[0].value, seconds)
+        self._account.note_drop(failure, way[0].value, seconds)
         self._wait_and_send(event, way, seconds, now)
-
-    def _record(self, failure: Failure, way: str, seconds: float) -> None:
-        self._drops.append(Drop(failure.reason, way, self._events(), seconds))
 
     def _wait_and_send(self, event: Input, way: tuple[Purpose, RequestPlan], seconds: float, now: float) -> None:
         if now + seconds >= self._deadline_at:
@@ -575,13 +500,13 @@ class Conversation:
             self._send(event, *way, now)
 
     def _way_back(self) -> tuple[Purpose, RequestPlan] | str:
-        fruitless = self._purpose is Purpose.RESUME and self.state is State.STREAMING and self._failures > 0
+        fruitless = self._purpose is Purpose.RESUME and self.state is State.STREAMING and self._account.failures > 0
         polling = self._purpose is Purpose.POLL
         return way_back(self.dialect, self.progress, prefer_poll=fruitless or polling, stream_gone=self._stream_gone)
 
     def _confirm(self, now: float) -> None:
         plan = by_last_event_id(self.dialect, self.progress)
-        self._news = False
+        self._account.news = False
         if isinstance(plan, str):
             self._end(Input.EOF, proved=False)
         else:
@@ -601,7 +526,7 @@ class Conversation:
             self._fail(event, errors.RetriesExhausted, "the deadline has passed")
             return
         self._purpose, self._plan = purpose, plan
-        self._attempts += 1
+        self._account.attempts += 1
         self._move(event, State.ASKING)
         if purpose is not Purpose.FIRST:
             self._notify(purpose.value, "")
@@ -676,8 +601,9 @@ class Conversation:
             plan = None if self._stream_gone else self.dialect.resume(self.progress)
             way = (Purpose.POLL, self.dialect.poll(self.progress)) if plan is None else (Purpose.RESUME, plan)
             assert way[1] is not None
-            self._failures = 0  # the server lives and works
-            if self._dropped_at is not None and now - self._dropped_at > MAX_POLL_SECONDS:
+            account = self._account
+            account.failures = 0  # the server lives and works
+            if account.dropped_at is not None and now - account.dropped_at > MAX_POLL_SECONDS:
                 why = f"for {MAX_POLL_SECONDS / 60:g} minutes the server has said that the answer is in progress"
                 self._fail(event, errors.RetriesExhausted, why)
                 return
@@ -685,7 +611,7 @@ class Conversation:
         elif isinstance(result, Finished):
             self._move(event, State.STREAMING)
             self._intake.begin(resumed=True)
-            self._take(Input.DATA, self._intake.judge(result.blocks, self._position), now)
+            self._take(Input.DATA, self._intake.judge(result.blocks, self._outbox.position), now)
             if self.state is State.STREAMING:
                 self._end(Input.DATA, proved=True)
         else:
@@ -703,14 +629,4 @@ class Conversation:
         self.state = state
 
     def _notify(self, kind: str, reason: str, seconds: float = 0.0) -> None:
-        events = self._events()
-        self._queue.append(Notify(Notice(kind, self._attempts, reason, seconds, events)))
-
-    def _tokens_before_last_drop(self) -> int:
-        if not self._drops:
-            return 0
-        before = self._drops[-1].events - self._start.events
-        if self._tokens_counted[0] != before:
-            texts = sum(1 for event in islice(self.transcript, before) if self.dialect.text(event))
-            self._tokens_counted = (before, texts)
-        return self._tokens_counted[1]
+        self._outbox.tell(Notice(kind, self._account.attempts, reason, seconds, self._account.events))

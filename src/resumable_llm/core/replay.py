@@ -72,7 +72,7 @@ class Counter:
 class Ledger:
     """Judges events by fingerprint, in the first moments of a resumed stream.
 
-    Fingerprints are taken from the transcript when they are needed, at a drop or for a checkpoint: an event that arrives
+    Fingerprints are taken from the transcript when they are needed, at a drop or for a checkpoint: an event that comes
     in the ordinary course of things costs nothing here.
 
     Args:

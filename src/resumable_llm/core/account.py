@@ -1,0 +1,94 @@
+"""What an answer has taken so far: attempts, drops, patience, time; and the report of it.
+
+Counts and measures; decides nothing.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.model import Drop, Failure, Report
+from resumable_llm.core.transcript import Transcript
+
+
+class Account:
+    """The account of one answer.
+
+    Args:
+        transcript: What was delivered.
+        events_before: Events that an earlier process delivered.
+    """
+
+    def __init__(self, transcript: Transcript, events_before: int) -> None:
+        self.attempts = 0
+        """Requests made."""
+        self.failures = 0
+        """Connections in a row that brought nothing new."""
+        self.news = False
+        """Whether the connection at hand has brought something new."""
+        self.dropped_at: float | None = None
+        """When the answer was last interrupted, until it goes on."""
+        self.end_proved = False
+        self._transcript = transcript
+        self._events_before = events_before
+        self._drops: list[Drop] = []
+        self._first_failure_at = 0.0
+        self._seconds_lost = 0.0
+        self._tokens_counted = (0, 0)
+
+    @property
+    def events(self) -> int:
+        """Events delivered, by an earlier process too."""
+        return self._events_before + self._transcript.events
+
+    def note_news(self, now: float) -> None:
+        """Something new has come: patience begins anew."""
+        self.news = True
+        self.failures = 0
+        if self.dropped_at is not None:
+            self._seconds_lost += now - self.dropped_at
+            self.dropped_at = None
+
+    def note_end_of_connection(self, now: float) -> float:
+        """A connection has dropped.
+
+        Returns:
+            Seconds since the first of those in a row that brought nothing.
+        """
+        if self.dropped_at is None:
+            self.dropped_at = now
+        if not self.news:
+            self.failures += 1
+            if self.failures == 1:
+                self._first_failure_at = now
+        self.news = False
+        return now - self._first_failure_at
+
+    def note_drop(self, failure: Failure, way: str, backoff: float) -> None:
+        """What follows upon a drop."""
+        self._drops.append(Drop(failure.reason, way, self.events, backoff))
+
+    def report(self, dialect: Dialect, replayed: int) -> Report:
+        """The account as others see it."""
+        return Report(
+            attempts=self.attempts,
+            drops=tuple(self._drops),
+            events=self._transcript.events,
+            bytes=self._transcript.size,
+            replayed=replayed,
+            fidelity="exact",
+            seconds_lost=self._seconds_lost,
+            tokens_not_paid_twice=self._tokens_before_last_drop(dialect),
+            end_proved=self.end_proved,
+            dialect=dialect.name,
+        )
+
+    def _tokens_before_last_drop(self, dialect: Dialect) -> int:
+        if not self._drops:
+            return 0
+        before = self._drops[-1].events - self._events_before
+        if self._tokens_counted[0] != before:
+            texts = sum(1 for event in islice(self._transcript, before) if dialect.text(event))
+            self._tokens_counted = (before, texts)
+        return self._tokens_counted[1]

@@ -1,0 +1,94 @@
+"""What is on its way to the caller, and the place that the caller has reached.
+
+Knows what was given out and when it counts as delivered; neither why it was sent nor what it says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from resumable_llm.core.actions import Deliver, Notify
+from resumable_llm.core.model import Notice, Position
+from resumable_llm.core.transcript import Transcript
+
+
+class Outbox:
+    """The deliveries and notices that wait to be given out, in order.
+
+    A single event counts as delivered when it is given out. A slice of several counts when the caller comes back for
+    more, for until then the caller may have read only the first of them.
+
+    Args:
+        transcript: Where what is delivered is kept.
+        position: The place to begin at.
+    """
+
+    def __init__(self, transcript: Transcript, position: Position) -> None:
+        self.position = position
+        """Behind the last event that was delivered by `take`."""
+        self.last_slice = b""
+        """The chunk that has just passed plainly, which the caller may be reading."""
+        self._transcript = transcript
+        self._queue: deque[Deliver | Notify] = deque()
+        self._in_hand: Deliver | None = None
+
+    def put(self, deliveries: Sequence[Deliver]) -> None:
+        """Add deliveries."""
+        self._queue.extend(deliveries)
+
+    def tell(self, notice: Notice) -> None:
+        """Add a notice."""
+        self._queue.append(Notify(notice))
+
+    def take(self) -> Deliver | Notify | None:
+        """The next, or None. What is given out counts as delivered as the class says."""
+        if self._in_hand is not None or self.last_slice:
+            self.settle()
+        if not self._queue:
+            return None
+        action = self._queue.popleft()
+        if isinstance(action, Deliver):
+            if action.fields is None:
+                self._in_hand = action
+            else:
+                self.position = action.position
+                self._transcript.keep(action.data, action.events)
+        return action
+
+    def settle(self) -> None:
+        """The caller has come back: what it had in hand is delivered."""
+        self.last_slice = b""
+        if self._in_hand is not None:
+            self.position = self._in_hand.position
+            self._transcript.keep(self._in_hand.data, self._in_hand.events)
+            self._in_hand = None
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether something is given out or waiting that the caller does not surely have."""
+        return self._in_hand is not None or any(isinstance(action, Deliver) for action in self._queue)
+
+    def where(self, head: Position) -> tuple[Position, int]:
+        """The place up to which the caller surely has everything.
+
+        Args:
+            head: The place behind the last block judged.
+
+        Returns:
+            The place, and how many events of the transcript are behind it.
+        """
+        if self.is_holding:
+            return self.position, 0
+        among = self.last_slice.count(b"\n\n")
+        if among > 1:
+            return head._replace(offset=head.offset - len(self.last_slice)), among
+        return head, 0
+
+    def last_notices(self) -> list[Notice]:
+        """Take what waits, if it is notices alone."""
+        if self.is_holding:
+            return []
+        told = [action.notice for action in self._queue if isinstance(action, Notify)]
+        self._queue.clear()
+        return told
