@@ -20,7 +20,7 @@ def main() -> None:
     """Measure what the arguments name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a first look, in less than a minute; writes no file")
-    parser.add_argument("--full", action="store_true", help="the thousand streams too, which take some minutes")
+    parser.add_argument("--full", action="store_true", help="the thousand streams too, which take half a minute more")
     parser.add_argument(
         "--only", choices=cases.GROUPS, action="append", help="measure this group (may be given more than once)"
     )

@@ -104,7 +104,9 @@ def _send_and_cut(connection: socket.socket, order: Order, start: int, memory: m
     return False
 
 
-def _send_paced(connection: socket.socket, order: Order, _start: int, _memory: memoryview) -> bool:
+def _send_paced(connection: socket.socket, order: Order, _start: int, memory: memoryview) -> bool:
+    while memory[shared.READ] == 0:  # all streams begin when all are there, each at its own moment within a beat
+        time.sleep(1 / wire.EVENTS_PER_SECOND)
     due = time.monotonic()
     for segment in wire.segments(order):
         connection.sendall(segment)

@@ -244,7 +244,7 @@ def play(talk: Conversation, world: World, size: int, *, slices: bool, stop_afte
                 return log
         elif isinstance(action, Read):
             for chunk in chunks:
-                if slices and talk.receive_plain(chunk, now):
+                if slices and talk.receive_plain(chunk):
                     log.slices.append(chunk)
                 else:
                     talk.receive_data(chunk, now)

@@ -26,7 +26,6 @@ IN_DRIVERS = {
     "_drain": "how to bound the wait: a timer that shuts the socket, or a cancel scope",
     "_let_go": "a cancelled task must still let go",
     "slices": "a flag or an event says that it is closed; an async generator cannot return a value",
-    "deliveries": "the same",
     "_failed": "the same",
     "abandon": "the same",
 }

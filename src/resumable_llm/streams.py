@@ -13,10 +13,10 @@ from typing import Any
 from httpx_sse import ServerSentEvent, SSEError
 from typing_extensions import Self
 
-from resumable_llm.core.actions import Deliver, Send
+from resumable_llm.core.actions import Send
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import UpstreamFailed, as_family
-from resumable_llm.core.events import Fields
+from resumable_llm.core.events import BOM, Fields, parse_block
 from resumable_llm.core.machine import Conversation, State
 from resumable_llm.core.model import Checkpoint, Limits, Report, RequestPlan
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
@@ -57,11 +57,9 @@ class _Stream:
         request.extensions = {**with_timeout(request.extensions, self._policy, send), BYPASS: True}
         return request
 
-    def _event(self, delivery: Deliver) -> ServerSentEvent | None:
-        fields = delivery.fields
-        if fields is None or fields.data is None:
-            return None
-        return ServerSentEvent(fields.event, fields.data, delivery.position.last_event_id, fields.retry)
+    def _event(self, block: bytes) -> ServerSentEvent | None:
+        event, data, _, retry = parse_block(block.removeprefix(BOM))
+        return None if data is None else ServerSentEvent(event, data, self._conversation.last_event_id, retry)
 
     def _check_end(self) -> None:
         talk = self._conversation
@@ -141,8 +139,8 @@ class ResumableStream(_Stream):
         self._driver.cancel()
 
     def _iterate(self) -> Iterator[ServerSentEvent]:
-        for delivery in self._driver.deliveries():
-            event = self._event(delivery)
+        for block in self._driver.slices():
+            event = self._event(block)
             if event is not None:
                 yield event
         self._check_end()
@@ -208,8 +206,8 @@ class AsyncResumableStream(_Stream):
         await self._driver.cancel()
 
     async def _iterate(self) -> AsyncIterator[ServerSentEvent]:
-        async for delivery in self._driver.deliveries():
-            event = self._event(delivery)
+        async for block in self._driver.slices():
+            event = self._event(block)
             if event is not None:
                 yield event
         self._check_end()

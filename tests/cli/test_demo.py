@@ -101,7 +101,7 @@ def test_a_server_without_a_record_leaves_nothing_to_compare() -> None:
 
 
 def test_an_interrupted_answer_is_no_success_even_if_all_that_came_is_right() -> None:
-    drops = [Drop(place=1, events=1, what="reset")]
+    drops = [Drop(place=1, what="reset after event 1")]
     outcome = judge(reader(EVENTS), reader(EVENTS, complete=False, drops=drops), EVENTS)
     assert not outcome.identical
     assert "keeps the 4 characters it has" in outcome.summary
@@ -130,15 +130,15 @@ class Watcher:
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a busy machine does not pause longer than the demo waits, and makes drops that are not in the plan."""
-    monkeypatch.setattr(demo, "_PATIENCE_SECONDS", 3.0)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick recording, and little patience."""
+    monkeypatch.setattr(demo, "_PATIENCE_SECONDS", 0.8)
     monkeypatch.setattr("resumable_llm.cli.recorded._EVENT_SECONDS", 0.002)
 
 
 @pytest.mark.slow
 @pytest.mark.openai
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("api", ["chat", "responses"])
 def test_the_recording_survives_every_kind_of_fault(api: Api) -> None:
     watcher = Watcher()
@@ -149,13 +149,15 @@ def test_the_recording_survives_every_kind_of_fault(api: Api) -> None:
     assert not plain.complete
     assert plain.text == wrapped.text[: len(plain.text)] != wrapped.text
     assert plain.ended == "ended in the middle of the answer, with no error"
-    assert len(wrapped.drops) == 6
+    assert len(wrapped.drops) >= 6  # more if this machine paused for longer than the patience
     whats = " | ".join(drop.what for drop in wrapped.drops)
-    for what in ("ended properly", "reset,", "bytes into an event", "closed", "fell silent", "sent pings"):
+    for what in ("clean end", "reset after", "bytes into event", "closed", "silence", "only pings"):
         assert what in whats
-    assert all(drop.back.startswith("resumed at byte") and drop.gap for drop in wrapped.drops)
-    assert wrapped.seconds_lost > 4
-    assert row(outcome, "attempts") == ("1", "7")
+    came_back = [drop for drop in wrapped.drops if drop.gap is not None]
+    assert len(came_back) >= 6
+    assert all(drop.back.startswith("resumed at byte") for drop in came_back)
+    assert wrapped.seconds_lost > 1.6
+    assert row(outcome, "attempts") == ("1", str(len(wrapped.drops) + 1))
     assert watcher.told[0].startswith("RECORDING: no model runs")
     assert watcher.shown
 
@@ -193,7 +195,9 @@ def test_a_recorded_server_can_be_named_too() -> None:
     with RecordedServer() as server:
         _, _, outcome = run(Settings(server=server.url, model="any", cuts=1, seed=5), Watcher())
     assert outcome.identical
-    assert row(outcome, "how it ended")[0].startswith("APIConnectionError: ")
+    assert re.match(
+        r"(APIConnectionError|RemoteProtocolError): ", row(outcome, "how it ended")[0]
+    )  # openai 3, openai 2
 
 
 @pytest.mark.slow
@@ -256,9 +260,8 @@ def demo_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.openai
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("api", ["chat", "responses"])
-def test_the_real_model_is_read_whole(api: str) -> None:
-    done = demo_command("--api", api)
+def test_the_real_model_is_read_whole() -> None:
+    done = demo_command()
     assert done.returncode == 0, done.stderr
     assert re.search(r"bytes identical .* yes", done.stdout)
     hidden = re.search(r"drops .* (\d+), hidden", done.stdout)

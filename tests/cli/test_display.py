@@ -21,8 +21,8 @@ def plain() -> Reader:
 
 def wrapped() -> Reader:
     drops = [
-        Drop(place=9, events=3, what="reset", back="resumed at byte 700", gap=0.25),
-        Drop(place=CUT, events=7, what="fell silent"),
+        Drop(place=9, what="reset after event 3", back="resumed at byte 700", gap=0.25),
+        Drop(place=CUT, what="silence after event 7"),
     ]
     return Reader(text=WORDS, drops=drops)
 
@@ -74,9 +74,9 @@ def test_elsewhere_the_answer_goes_to_stdout_and_the_rest_to_stderr() -> None:
     assert screen.told.splitlines() == [
         "starting [it]",
         "[plain] ended in the middle of the answer, with no error",
-        "[wrapped] drop 1: reset, after 3 events",
-        "[wrapped] drop 1: resumed at byte 700; 0.25 s without events",
-        "[wrapped] drop 2: fell silent, after 7 events",
+        "[wrapped] drop 1: reset after event 3",
+        "[wrapped] drop 1: resumed at byte 700, 0.25 s lost",
+        "[wrapped] drop 2: silence after event 7",
         "[wrapped] the answer is complete",
     ]
     audience.conclude(dead, alive, OUTCOME)
@@ -98,12 +98,12 @@ def test_in_a_terminal_both_are_seen_side_by_side() -> None:
     assert "OpenAI()" in live
     assert "rl.wrap(OpenAI())" in live
     assert "RECORDING" not in live
-    assert "fell silent, after 7 events" in live
+    assert "silence after event 7" in live
     audience.conclude(plain(), wrapped(), OUTCOME)
     end = screen.written[len(live) :]
     assert "╳1" in end
     assert "╳2" in end
-    assert "resumed at byte 700; 0.25 s without events" in end
+    assert "resumed at byte 700, 0.25 s lost" in end
     assert "bytes identical" in end
     assert OUTCOME.summary in end
 
@@ -122,7 +122,7 @@ def test_a_recording_is_labelled_on_every_picture(tmp_path: Path) -> None:
 def test_a_long_answer_keeps_to_the_screen_while_it_comes(width: int, height: int) -> None:
     screen = Screen(terminal=True, width=width, height=height)
     long = Reader(text="".join(f"word{number} " for number in range(2000)), last_event_at=0)
-    long.drops = [Drop(place=5 * number, events=number, what="reset") for number in range(30)]
+    long.drops = [Drop(place=5 * number, what="reset") for number in range(30)]
     with TerminalAudience(screen.out, screen.err).show(plain(), long):
         pass
     assert "word1999" in screen.written

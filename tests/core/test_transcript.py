@@ -24,8 +24,8 @@ def transcript(max_bytes: int = 10**6, calls: list[int] | None = None) -> Transc
 def test_events_in_order_however_they_came() -> None:
     told = transcript()
     told.keep(block("a"), 1)
-    told.keep_plain(block("b") + block("c"))
-    told.keep_plain(block("d"))
+    told.fresh.append(block("b") + block("c"))
+    told.fresh.append(block("d"))
     told.keep(block("e") + b": comment\n\n" + block("f"), 2)
     told.keep(b": comment\n\n", 0)
     assert [text for text in texts(told) if text is not None] == list("abcdef")
@@ -56,7 +56,7 @@ def test_the_oldest_half_is_let_go(plain: bool) -> None:
     told = transcript(100, calls)
     for number in range(10, 99):
         if plain:
-            told.keep_plain(block(str(number)))
+            told.fresh.append(block(str(number)))
             told.settle()
         else:
             told.keep(block(str(number)), 1)
@@ -77,7 +77,7 @@ class TestSince:
     def test_what_is_new(self) -> None:
         told = transcript()
         told.keep(block("a"), 1)
-        told.keep_plain(block("b"))
+        told.fresh.append(block("b"))
         at, events = told.since(0)
         assert [event.data for event in events] == ["a", "b"]
         told.keep(block("c"), 1)

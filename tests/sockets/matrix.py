@@ -168,7 +168,7 @@ FAULTS = {
     "end_inside": Fault("clean EOF inside an event", _cut(End.CLEAN, _half)),
     "end_no_blank": Fault("clean EOF after a whole data line, no blank line", _cut(End.CLEAN, _without_blank_line)),
     "fin_inside": Fault("FIN inside an event", _cut(End.FIN, _half)),
-    "silence": Fault("silence", _cut(End.SILENT), patience=0.15),
+    "silence": Fault("silence", _cut(End.SILENT), patience=0.25),
     "pings": Fault("silence under pings", _cut(End.PINGS), patience=0.15),
     "replay": Fault("the resume tells everything again", _resumed(lambda backdrop, other: Answer(backdrop.blocks))),
     "redirect": Fault(
@@ -205,6 +205,7 @@ ONCE: Outcome = (HIDDEN, 2)
 ASKED: Outcome = (HIDDEN, 3)
 """No event ends an answer of this server, so it is asked once more whether there is anything behind the last."""
 POLL: Outcome = (POLLED, 3)
+EXPIRED: Outcome = ("ResumeExpired", 2)
 
 EXPECTED: dict[str, dict[str, Outcome | None]] = {
     fault: dict(zip(BACKDROPS, outcomes, strict=True))
@@ -223,8 +224,8 @@ EXPECTED: dict[str, dict[str, Outcome | None]] = {
         "location":     (NO_WAY,       NO_WAY,       NO_WAY,       ONCE,         NO_WAY),
         "empty":        (None,         ("RetriesExhausted", 4), ("RetriesExhausted", 4), POLL, NO_WAY),
         "json":         (REFUSED,      REFUSED,      REFUSED,      REFUSED,      NO_WAY),
-        "404":          (("ResumeExpired", 2), ("ResumeExpired", 2), ("ResumeExpired", 2), POLL, NO_WAY),
-        "410":          (("ResumeExpired", 2), ("ResumeExpired", 2), ("ResumeExpired", 2), ("ResumeExpired", 3), NO_WAY),
+        "404":          (EXPIRED,      EXPIRED,      EXPIRED,      POLL,         NO_WAY),
+        "410":          (EXPIRED,      EXPIRED,      EXPIRED,      ("ResumeExpired", 3), NO_WAY),
         "400":          (REFUSED,      REFUSED,      REFUSED,      POLL,         NO_WAY),
         "500":          ((HIDDEN, 4),  (HIDDEN, 3),  (HIDDEN, 3),  (HIDDEN, 3),  NO_WAY),
         "gap":          (None,         None,         None,         ("GapDetected", 2), NO_WAY),
@@ -446,8 +447,8 @@ def render() -> str:
 _PAGE = """\
 # Fault matrix
 
-What a reader sees when a connection breaks in the middle of an answer. Every cell is a test on real sockets, for each of
-these clients that can speak to the server in question: `connect_sse` and `aconnect_sse`, a wrapped `Client` and
+What a reader sees when a connection breaks in the middle of an answer. Every cell is a test on real sockets, for each
+of these clients that can speak to the server in question: `connect_sse` and `aconnect_sse`, a wrapped `Client` and
 `AsyncClient`, a wrapped `OpenAI` and `AsyncOpenAI`; each with httpx and with httpx2; blocking, on asyncio and on trio.
 
 hidden

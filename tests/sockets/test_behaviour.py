@@ -217,7 +217,8 @@ async def test_aclose_from_another_task_ends_a_backoff(family: str, anyio_backen
 
             async def close() -> None:
                 await waiting.wait()
-                await anyio.sleep(after)
+                if after:
+                    await anyio.sleep(after)
                 await stream.aclose()
 
             async with anyio.create_task_group() as tasks:

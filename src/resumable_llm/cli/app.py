@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import io
 import os
 import sys
 from enum import Enum
@@ -46,7 +47,7 @@ def _common(
 ) -> None:
     del version  # its callback has dealt with it
     for output in (sys.stdout, sys.stderr):
-        if hasattr(output, "reconfigure"):  # a model may say what the terminal cannot show
+        if isinstance(output, io.TextIOWrapper):  # a model may say what the terminal cannot show
             output.reconfigure(errors="replace")
 
 

@@ -45,11 +45,11 @@ _DONE = b"data: [DONE]\n\n"
 
 _BACK_WORDS = {"resume": "resumed at byte", "repeat": "asked again at byte", "poll": "polled at byte"}
 _FAULT_WORDS = {
-    "end": "ended properly, but too early",
+    "end": "clean end",
     "rst": "reset",
-    "fin": "closed in mid-stream",
-    "stall": "fell silent",
-    "stall_pings": "sent pings, but no more events",
+    "fin": "closed",
+    "stall": "silence",
+    "stall_pings": "only pings",
 }
 
 
@@ -84,14 +84,12 @@ class Drop:
 
     Attributes:
         place: Length of the text that had arrived before it.
-        events: Events that had been delivered before it.
-        what: What happened to the connection.
+        what: What happened to the connection, and where.
         back: How the stream was had again; empty before that.
         gap: Seconds between the last event before the drop and the first after it; None before that.
     """
 
     place: int
-    events: int
     what: str
     back: str = ""
     gap: float | None = None
@@ -162,9 +160,11 @@ class Audience(Protocol):
 
     def say(self, line: str) -> None:
         """Comment on what is being done."""
+        ...
 
     def show(self, plain: Reader, wrapped: Reader) -> contextlib.AbstractContextManager[Callable[[], None]]:
         """Show both readers while the block runs; the function it gives is called whenever something may be new."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def _read(reader: Reader, proxy: FaultProxy, upstream: _Upstream, api: Api, wrap
     key = os.environ.get("OPENAI_API_KEY") or "none"
     client = openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=key, http_client=http_client)
     if wrap:
-        policy = rl.RetryPolicy(first_event_timeout=30, event_timeout=_PATIENCE_SECONDS, deadline=120)
+        policy = rl.RetryPolicy(first_event_timeout=30, event_timeout=_PATIENCE_SECONDS, deadline=300)
         client = rl.wrap(client, policy=policy, on_event=_narrator(reader, proxy))
     stream = None
     with contextlib.closing(http_client):
@@ -349,11 +349,12 @@ def _narrator(reader: Reader, proxy: FaultProxy) -> Callable[[rl.Notice], None]:
         if notice.kind == "drop":
             record = proxy.requests[-1]
             what = _FAULT_WORDS[record.fault.kind] if record.fault else notice.reason
+            where = f"after event {notice.events}"
             # The proxy sent more than the client delivered: the rest was half an event, held back.
             half = attempt_began_at + record.bytes_sent - len(reader.received)
             if record.fault and record.fault.at_byte is not None and half > 0:
-                what += f", {half} bytes into an event"
-            reader.drops.append(Drop(len(reader.text), notice.events, what))
+                where = f"{half} bytes into event {notice.events + 1}"
+            reader.drops.append(Drop(len(reader.text), f"{what} {where}"))
         elif notice.kind in ("resume", "repeat", "poll") and reader.drops:
             attempt_began_at = len(reader.received)
             reader.drops[-1].back = f"{_BACK_WORDS[notice.kind]} {attempt_began_at:,}"

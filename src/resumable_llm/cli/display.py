@@ -109,7 +109,7 @@ def _history(reader: Reader) -> Iterator[str]:
 
 
 def _came_back(drop: Drop) -> str:
-    return drop.back if drop.gap is None else f"{drop.back}; {drop.gap:.2f} s without events"
+    return drop.back if drop.gap is None else f"{drop.back}, {drop.gap:.2f} s lost"
 
 
 def save_picture(path: Path, plain: Reader, wrapped: Reader, outcome: Outcome, *, recorded: bool) -> None:
@@ -175,7 +175,7 @@ def _drops(reader: Reader, limit: int | None) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=False)
     for number, drop in list(enumerate(reader.drops, start=1))[-(limit or 0) :]:
         came_back = Text(_came_back(drop), style="green" if drop.gap is not None else "yellow")
-        table.add_row(Text(f"╳{number}", style="bold red"), f"{drop.what}, after {drop.events} events", came_back)
+        table.add_row(Text(f"╳{number}", style="bold red"), drop.what, came_back)
     return table
 
 

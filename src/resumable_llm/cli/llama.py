@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -108,9 +109,10 @@ def serve(model: str) -> None:
     Args:
         model: Path of the model file (GGUF).
     """
-    import xllamacpp
-
-    threads = os.cpu_count() or 1
+    xllamacpp = importlib.import_module("xllamacpp")
+    # Its threads wait for each other at every step of every token: with one for each core, a single busy neighbour, and
+    # the demo is one, makes it seven times slower (two cores, 2026-11-22). A model this small has no use for many.
+    threads = min(max((os.cpu_count() or 1) - 1, 1), 4)
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.model_alias = [ALIAS]  # else the file's path is in every event

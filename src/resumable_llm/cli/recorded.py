@@ -15,6 +15,7 @@ import urllib.parse
 from dataclasses import dataclass
 from importlib import resources
 from types import TracebackType
+from typing import cast
 
 from typing_extensions import Self
 
@@ -69,14 +70,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # The recording is that server's, and clients know its way to resume by this name.
     server_version, sys_version = "llama.cpp", ""
-    server: _Server
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path in RECORDINGS:
             conversation = _Conversation(recorded_events(self.path), time.monotonic())
             if name := self.headers.get("X-Conversation-Id"):
-                self.server.conversations[name] = conversation
+                self.conversations[name] = conversation
             self._play(conversation, start=0)
         else:
             self._answer_json(404, {"error": {"code": 404, "message": "File Not Found"}})
@@ -86,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(target.query))
         if target.path == "/v1/models":
             self._answer_json(200, {"object": "list", "data": [{"id": "recording", "object": "model"}]})
-        elif target.path == "/v1/stream" and (kept := self.server.conversations.get(query.get("conv_id", ""))):
+        elif target.path == "/v1/stream" and (kept := self.conversations.get(query.get("conv_id", ""))):
             self._play(kept, start=int(query.get("from", 0)))
         else:
             self._answer_json(404, {"error": {"code": 404, "message": "Stream not found or expired"}})
@@ -115,6 +115,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the reader has gone; the conversation stays
             super().handle()
+
+    @property
+    def conversations(self) -> dict[str, _Conversation]:
+        return cast(_Server, self.server).conversations
 
     def version_string(self) -> str:
         return self.server_version

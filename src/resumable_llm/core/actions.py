@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from resumable_llm.core.errors import ResumableError
-from resumable_llm.core.events import Fields
 from resumable_llm.core.model import Notice, Position, RequestPlan
 
 
@@ -36,8 +35,6 @@ class Deliver(NamedTuple):
 
     data: bytes
     """Whole events."""
-    fields: Fields | None
-    """The event's fields, if it is one event."""
     events: int
     position: Position
 

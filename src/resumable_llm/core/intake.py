@@ -15,6 +15,9 @@ from resumable_llm.core.model import Checkpoint, Position, Reading
 from resumable_llm.core.replay import Counter, Ledger, Verdict
 from resumable_llm.core.transcript import Transcript
 
+SETTLE_EVENTS = 1024
+"""How many chunks may pass plainly before they are counted and the transcript's bound is looked at."""
+
 _new = tuple.__new__  # a named tuple's own constructor costs twice as much
 
 
@@ -36,7 +39,7 @@ class Intake:
         self.one_by_one = False
         """Keep events apart, each with its own position."""
         self.last_event_id = last_event_id
-        self.offset = start.offset
+        self._read = start.offset
         self.handle = start.handle
         self.counter = Counter(start.sequence)
         self.ledger = Ledger(start.first_id, start.events, start.checksum)
@@ -72,30 +75,47 @@ class Intake:
         """A connection's body begins; half an event of the one before is forgotten."""
         self._splitter = BlockSplitter(self._max_event_bytes)
         self._at_start = True
+        self.plain = False  # until something new has come of this connection, every chunk is looked at
         if not resumed:
-            self.offset = 0
+            self._read = -self._transcript.plain_size
         else:
             self.counter.resumed()
             self.ledger.resumed(self._transcript, self._behind_cursor)
-        self.settle()
 
     def settle(self) -> None:
-        """See whether the next bytes may pass plainly.
+        """See whether the next bytes may pass plainly: half an event must wait for its other half."""
+        self.plain = not (self.terminal or self._splitter.pending) and self._may_skim
 
-        Ids must be followed event by event, and half an event must wait for its other half.
+    @property
+    def _may_skim(self) -> bool:
+        """Whether ordinary events need not be read: ids must be followed event by event."""
+        return not (self.is_ordinary is _never or self.numbered or self.ledger.replaying)
+
+    def pass_plain(self, chunk: bytes) -> bool:
+        """Take a chunk that passes as it is. The hot path.
+
+        Returns:
+            True if the chunk holds only whole events that need no reading: it may go to the caller at once, and
+            counts as delivered. False: nothing was done, `feed` must have it.
         """
-        self.plain = not (
-            self.is_ordinary is _never or self.one_by_one or self.numbered or self.terminal or self._splitter.pending
-        )
-
-    def stop_plain(self) -> None:
-        """Read every event from here on."""
-        self.plain = False
+        if not self.plain or 13 in chunk or (self.one_by_one and chunk.find(b"\n\n") != len(chunk) - 2):
+            return False
+        found = self.is_ordinary(chunk)
+        if found is None or (found.lastindex and not self.counter.follows(int(found[1]))):
+            return False
+        fresh = self._transcript.fresh
+        fresh.append(chunk)
+        if len(fresh) >= SETTLE_EVENTS:
+            self._transcript.settle()
+        return True
 
     @property
     def head(self) -> Position:
         """The place behind the last block judged."""
-        return _new(Position, (self.last_event_id, self.counter.last, self.offset))
+        transcript = self._transcript
+        if transcript.fresh:
+            transcript.settle()
+        return _new(Position, (self.last_event_id, self.counter.last, self._read + transcript.plain_size))
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
         """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
@@ -112,22 +132,31 @@ class Intake:
     def judge(self, blocks: Sequence[bytes], before: Position) -> list[Deliver]:
         """The same for blocks."""
         self.saw_data = False
+        skim = self._may_skim
         found: list[Deliver] = []
         behind = False  # something without an event came behind the last event, and counts with it
         for block in blocks:
+            if skim and 13 not in block:
+                ordinary = self.is_ordinary(block)
+                if ordinary is not None and not (ordinary.lastindex and not self.counter.follows(int(ordinary[1]))):
+                    self._at_start = behind = False
+                    self.saw_data = True
+                    self._read += len(block)
+                    found.append(_new(Deliver, (block, 1, self.head if self.one_by_one else before)))
+                    continue
             fields = parse_block(block.removeprefix(BOM) if self._at_start else block)
             self._at_start = False
-            self.offset += len(block)
+            self._read += len(block)
             event, data, _, retry = fields
             if retry is not None:
                 self.retry_floor = retry / 1000
             if data is None and event is None:
                 behind = True
                 if self._pass_control(fields):
-                    found.append(Deliver(block, None, 0, before))
+                    found.append(Deliver(block, 0, before))
             elif self._is_new(fields):
                 behind = False
-                found.append(_new(Deliver, (block, fields, 1, self.head if self.one_by_one else before)))
+                found.append(_new(Deliver, (block, 1, self.head if self.one_by_one else before)))
             else:
                 behind = True
             if self.terminal or self.objection:
@@ -136,7 +165,7 @@ class Intake:
             return found
         if len(found) > 1 and not self.one_by_one:
             events = sum([each.events for each in found])
-            return [Deliver(b"".join([each.data for each in found]), None, events, self.head)]
+            return [Deliver(b"".join([each.data for each in found]), events, self.head)]
         found[-1] = found[-1]._replace(position=self.head)
         return found
 

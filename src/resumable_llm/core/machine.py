@@ -113,9 +113,6 @@ _MAX_REFUSAL_BYTES = 64 * 1024
 MAX_POLL_SECONDS = 3600.0
 """How long to believe a server that an answer is in progress while nothing comes of it; a deadline may be shorter."""
 
-SETTLE_BYTES = 256 * 1024
-"""How many bytes may pass plainly before they are counted and the transcript's bound is looked at."""
-
 MAX_CONFIRM_WAIT = 30.0
 """The longest wait, in seconds, before asking whether there is more, if the server's ``retry:`` asks for one."""
 
@@ -146,8 +143,6 @@ class Conversation:
     ) -> None:
         self.state = State.READY
         self.transcript = Transcript(limits.max_transcript_bytes, self._catch_up)
-        self._keep_plain = self.transcript.keep_plain
-        self._settle_at = 0
         self._request = request
         self._backoff = backoff
         self._limits = limits
@@ -160,6 +155,8 @@ class Conversation:
         cursor = self._start.last_event_id or request.header("last-event-id") or ""
         self._intake = Intake(dialect, self._start, cursor, self.transcript, limits.max_event_bytes)
         self._intake.one_by_one = one_by_one
+        self.receive_plain = self._intake.pass_plain
+        """What `Intake.pass_plain` says: a chunk that passes as it is needs no more than this."""
         self._outbox = Outbox(self.transcript, self._intake.head)
         self._account = Account(self.transcript, self._start.events)
         self._location = self._start.location
@@ -214,32 +211,12 @@ class Conversation:
             self._move(Input.RESPONSE, State.COLLECTING)
             self._standing = Read()
 
-    def receive_plain(self, chunk: bytes, now: float) -> bool:
-        """Take a chunk that passes as it is.
-
-        Returns:
-            True if the chunk holds only whole events that need no reading: it may go to the caller at once, and
-            counts as delivered. False: nothing was done, `receive_data` must have it.
-        """
-        intake = self._intake
-        if not intake.plain or 13 in chunk or now >= self._deadline_at:
-            return False
-        found = intake.is_ordinary(chunk)
-        if found is None or (found.lastindex and not intake.counter.follows(int(found[1]))):
-            return False
-        intake.offset += len(chunk)
-        self._outbox.last_slice = chunk
-        self._keep_plain(chunk)
-        self._last_data_at = now
-        if not self._account.news or intake.offset > self._settle_at:
-            self._note_news(now)
-        return True
-
     def receive_data(self, chunk: bytes, now: float) -> None:
         """Bytes of the body have come."""
         if self.state is not State.STREAMING:
             self._expect(Input.DATA)
         outbox = self._outbox
+        passed = bool(self.transcript.fresh)
         outbox.settle()
         if self.state is State.COLLECTING:
             self._collect(chunk, now)
@@ -252,10 +229,12 @@ class Conversation:
         except errors.EventTooLarge as error:
             self._fail(Input.DATA, errors.EventTooLarge, str(error))
             return
+        if passed:  # when exactly is not known, for a plain chunk asks no clock: some time since the last that did not
+            self._last_data_at = now
         self._take(Input.DATA, found, now)
         if self.state is not State.STREAMING:
             return
-        if not intake.one_by_one:
+        if self._account.news and self._deadline_at == inf:
             intake.settle()
         if now >= self._deadline_at:
             self._fail(Input.DATA, errors.RetriesExhausted, "the deadline has passed")
@@ -312,7 +291,6 @@ class Conversation:
     def deliver_one_by_one(self) -> None:
         """From here on give out each event alone, so that the checkpoint is exact at each of them."""
         self._intake.one_by_one = True
-        self._intake.stop_plain()
 
     # What anybody may look at
 
@@ -320,6 +298,11 @@ class Conversation:
     def dialect(self) -> Dialect:
         """The wire protocol, as far as it is known by now."""
         return self._intake.dialect
+
+    @property
+    def last_event_id(self) -> str:
+        """SSE id of the last event given out, or of one before it if it has none."""
+        return self._outbox.position.last_event_id
 
     @property
     def upstream_error(self) -> str | None:
@@ -401,7 +384,7 @@ class Conversation:
         if found:
             self._outbox.put(found)
             if not self._account.news and any(each.events for each in found):
-                self._note_news(now)
+                self._account.note_news(now)
         if intake.objection is not None:
             verdict, why = intake.objection
             self._object(event, errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged, why)
@@ -415,11 +398,6 @@ class Conversation:
             self._end(event, proved=False)
         else:
             self._fail(event, error, why)
-
-    def _note_news(self, now: float) -> None:
-        self.transcript.settle()
-        self._settle_at = self._intake.offset + SETTLE_BYTES
-        self._account.note_news(now)
 
     def _catch_up(self) -> None:
         self._intake.ledger.catch_up(self.transcript)

@@ -27,8 +27,6 @@ class Outbox:
     def __init__(self, transcript: Transcript, position: Position) -> None:
         self.position = position
         """Behind the last event that was delivered by `take`."""
-        self.last_slice = b""
-        """The chunk that has just passed plainly, which the caller may be reading."""
         self._transcript = transcript
         self._queue: deque[Deliver | Notify] = deque()
         self._in_hand: Deliver | None = None
@@ -43,25 +41,28 @@ class Outbox:
 
     def take(self) -> Deliver | Notify | None:
         """The next, or None. What is given out counts as delivered as the class says."""
-        if self._in_hand is not None or self.last_slice:
+        transcript = self._transcript
+        if self._in_hand is not None or transcript.fresh or transcript.in_hand:
             self.settle()
         if not self._queue:
             return None
         action = self._queue.popleft()
         if isinstance(action, Deliver):
-            if action.fields is None:
-                self._in_hand = action
-            else:
+            if action.events == 1:
                 self.position = action.position
-                self._transcript.keep(action.data, action.events)
+                transcript.keep(action.data, 1)
+            else:
+                self._in_hand = action
         return action
 
     def settle(self) -> None:
         """The caller has come back: what it had in hand is delivered."""
-        self.last_slice = b""
+        transcript = self._transcript
+        transcript.settle()
+        transcript.in_hand = b""
         if self._in_hand is not None:
             self.position = self._in_hand.position
-            self._transcript.keep(self._in_hand.data, self._in_hand.events)
+            transcript.keep(self._in_hand.data, self._in_hand.events)
             self._in_hand = None
 
     @property
@@ -80,9 +81,11 @@ class Outbox:
         """
         if self.is_holding:
             return self.position, 0
-        among = self.last_slice.count(b"\n\n")
+        self._transcript.settle()
+        passed = self._transcript.in_hand
+        among = passed.count(b"\n\n")
         if among > 1:
-            return head._replace(offset=head.offset - len(self.last_slice)), among
+            return head._replace(offset=head.offset - len(passed)), among
         return head, 0
 
     def last_notices(self) -> list[Notice]:

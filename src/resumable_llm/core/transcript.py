@@ -24,14 +24,17 @@ class Transcript:
         """False once something had to be let go, or if the answer began in another process."""
         self._max_bytes = max_bytes
         self._before_letting_go = before_letting_go
+        self.fresh: list[bytes] = []
+        """What has passed plainly since the last `settle`: events that each end in two line feeds, not counted yet."""
+        self.plain_size = 0
+        """Bytes that have passed plainly, as of the last `settle`."""
+        self.in_hand = b""
+        """The last of what has passed plainly, until the caller comes back for more."""
         self._parts: list[bytes] = []
-        self._fresh: list[bytes] = []
         self._gone = 0
         self._events = 0
         self._bytes = 0
         self._kept_bytes = 0
-        self.keep_plain = self._fresh.append
-        """Keep events that each end in two line feeds. The hot path: what there is to count is counted later."""
 
     @property
     def events(self) -> int:
@@ -47,7 +50,7 @@ class Transcript:
 
     def keep(self, part: bytes, events: int) -> None:
         """Keep so many events."""
-        if self._fresh:
+        if self.fresh:
             self.settle()
         self._events += events
         self._bytes += len(part)
@@ -57,10 +60,12 @@ class Transcript:
             self._let_go()
 
     def settle(self) -> None:
-        """Count what was kept plainly."""
-        if self._fresh:
-            joined = b"".join(self._fresh)
-            self._fresh.clear()
+        """Count what has passed plainly."""
+        if self.fresh:
+            joined = b"".join(self.fresh)
+            self.in_hand = self.fresh[-1]
+            self.fresh.clear()
+            self.plain_size += len(joined)
             self.keep(joined, joined.count(b"\n\n"))
 
     def since(self, part: int) -> tuple[int, Iterator[Fields]]:

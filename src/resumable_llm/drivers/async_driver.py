@@ -85,8 +85,12 @@ class AsyncDriver:
         return not conversation.surfaced
 
     async def slices(self) -> AsyncIterator[bytes]:
-        """Whole events as slices of bytes. Raises `ResumableError`."""
-        conversation, clock = self.conversation, self._clock
+        """The answer as slices of bytes, each of them whole events; one each, if the conversation says so.
+
+        Raises:
+            ResumableError: It cannot be completed.
+        """
+        conversation, passes = self.conversation, self.conversation.receive_plain
         try:
             while not self._closed:
                 action = conversation.next_action()
@@ -95,33 +99,15 @@ class AsyncDriver:
                 elif isinstance(action, Read) and self.exchange is not None:
                     try:
                         async for chunk in self.exchange.body:
-                            now = clock()
-                            if conversation.receive_plain(chunk, now):
+                            if passes(chunk):
                                 yield chunk
                             else:
-                                conversation.receive_data(chunk, now)
+                                conversation.receive_data(chunk, self._clock())
                                 break
                         else:
                             await self._end_of_body()
                     except self._errors as error:
                         await self._failed(error)
-                elif isinstance(action, Finish):
-                    await self._drain()
-                    return
-                else:
-                    await self._perform(action)
-        finally:
-            await self._let_go()
-
-    async def deliveries(self) -> AsyncIterator[Deliver]:
-        """Events one by one. Raises `ResumableError`."""
-        try:
-            while not self._closed:
-                action = self.conversation.next_action()
-                if isinstance(action, Deliver):
-                    yield action
-                elif isinstance(action, Read):
-                    await self._read()
                 elif isinstance(action, Finish):
                     await self._drain()
                     return

@@ -83,8 +83,12 @@ class SyncDriver:
         return not conversation.surfaced
 
     def slices(self) -> Iterator[bytes]:
-        """Whole events as slices of bytes. Raises `ResumableError`."""
-        conversation, clock = self.conversation, self._clock
+        """The answer as slices of bytes, each of them whole events; one each, if the conversation says so.
+
+        Raises:
+            ResumableError: It cannot be completed.
+        """
+        conversation, passes = self.conversation, self.conversation.receive_plain
         try:
             while not self._closed.is_set():
                 action = conversation.next_action()
@@ -93,32 +97,15 @@ class SyncDriver:
                 elif isinstance(action, Read) and self.exchange is not None:
                     try:
                         for chunk in self.exchange.body:
-                            now = clock()
-                            if conversation.receive_plain(chunk, now):
+                            if passes(chunk):
                                 yield chunk
                             else:
-                                conversation.receive_data(chunk, now)
+                                conversation.receive_data(chunk, self._clock())
                                 break
                         else:
                             self._end_of_body()
                     except self._errors as error:
                         self._failed(error)
-                elif isinstance(action, Finish):
-                    return self._drain()
-                else:
-                    self._perform(action)
-        finally:
-            self._let_go()
-
-    def deliveries(self) -> Iterator[Deliver]:
-        """Events one by one. Raises `ResumableError`."""
-        try:
-            while not self._closed.is_set():
-                action = self.conversation.next_action()
-                if isinstance(action, Deliver):
-                    yield action
-                elif isinstance(action, Read):
-                    self._read()
                 elif isinstance(action, Finish):
                     return self._drain()
                 else:

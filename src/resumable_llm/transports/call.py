@@ -6,8 +6,8 @@ Knows requests and responses of the httpx family by their shape only; nothing he
 from __future__ import annotations
 
 import hashlib
-import sys
 import socket
+import sys
 import threading
 import uuid
 from collections import OrderedDict
@@ -35,7 +35,7 @@ class Owner:
     """The client whose transport a copy shares.
 
     Its finalizer would close the transport in the middle of the copy's streams, so the copy keeps it alive. Whoever
-    closes the last client that uses a transport closes the transport; whether this is the last, the reference count says.
+    closes the last client that uses a transport closes the transport; the reference count says whether it is the last.
 
     Args:
         client: The client.
