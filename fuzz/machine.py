@@ -114,7 +114,7 @@ def check(data: bytes) -> None:
             else:
                 body = BODIES[what] if what < len(BODIES) else bytes([choose(256), choose(256)])
                 body = body[choose(4) :] if choose(8) == 7 else body
-                if talk.receive_plain(body, now):
+                if talk.receive_plain(body):
                     events += body.count(b"\n\n")
                 else:
                     talk.receive_data(body, now)

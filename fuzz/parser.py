@@ -15,7 +15,22 @@ from resumable_llm.core.errors import EventTooLarge
 from resumable_llm.core.events import BlockSplitter, EventDecoder, encode_event, parse_block
 
 MAX_BYTES = 64
-WORDS = [b"data", b"id", b"event", b"retry", b":", b": ", b"\n", b"\r", b"\r\n", b"\n\n", b"\0", b"7", b"\xef\xbb\xbf", b"\xff"]
+WORDS = [
+    b"data",
+    b"id",
+    b"event",
+    b"retry",
+    b":",
+    b": ",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\n",
+    b"\0",
+    b"7",
+    b"\xef\xbb\xbf",
+    b"\xff",
+]
 
 
 def check(data: bytes) -> None:
@@ -41,7 +56,9 @@ def check(data: bytes) -> None:
 
 def generate(chance: random.Random) -> bytes:
     """Bytes that look like an event stream, mostly."""
-    words = [chance.choice(WORDS) if chance.random() < 0.9 else chance.randbytes(3) for _ in range(chance.randrange(40))]
+    words = [
+        chance.choice(WORDS) if chance.random() < 0.9 else chance.randbytes(3) for _ in range(chance.randrange(40))
+    ]
     return bytes([chance.randrange(256)]) + b"".join(words)
 
 

@@ -1,16 +1,18 @@
-"""A fake world: plays the case data of tests/vectors/<dialect>/<case>/ into a conversation. No I/O, no clock, no chance.
+"""A fake world: plays the cases of tests/vectors/<dialect>/<case>/ into a conversation. No I/O, no clock, no chance.
 
 A case is `wire.sse`, the whole answer as the server knows it, and `case.json`:
 
 - ``about``: the case in a sentence.
 - ``dialect``: name of the dialect that must recognise the request, or ``terminal``: the event that ends the answer.
 - ``request``: method, url, headers, body (JSON).
-- ``answers``: what the server says to the first request, the second, …; the last one is said to all later ones. Each has
-  ``status`` (200), ``headers``, and one of ``body``: "whole" (default for the first), "rest" (what the request's cursor asks for; default for
-  others), ``sse`` (literal stream), ``json``, ``text`` (literal bodies); or ``down``: true (no connection at all).
-  ``overlap``: start the rest so many events early. ``cut``: stop behind so many bytes, or behind a text. ``ends``: "eof", "reset".
-- ``expect``: ``requests`` (method, url, last_event_id), ``waits`` in seconds, ``delivered`` (number of the wire's events, or "all"), ``text`` (what
-  a person has read), ``outcome``: "end", "surface" or the error's class, ``proved``.
+- ``answers``: what the server says to the first request, the second, …; the last one is said to all later ones. Each
+  has ``status`` (200), ``headers``, and one of ``body``: "whole" (default for the first), "rest" (what the request's
+  cursor asks for; default for others), ``sse`` (literal stream), ``json``, ``text`` (literal bodies); or ``down``: true
+  (no connection at all). ``overlap``: start the rest so many events early. ``cut``: stop behind so many bytes, or behind
+  a text. ``ends``: "eof", "reset".
+- ``expect``: ``requests`` (method, url, last_event_id), ``waits`` in seconds, ``delivered`` (number of the wire's events,
+  "all", or "text" if other events tell the same text), ``delivered_from`` (an event's index), ``text`` (what a person has
+  read), ``outcome``: "end", "surface" or the error's class, ``proved``, ``upstream_error``.
 - ``anywhere``: false if it makes no sense to cut the first answer somewhere else.
 
 The drivers' tests can serve the same answers with `World`.
@@ -103,7 +105,9 @@ class Case:
     def whole(self) -> Told:
         return told(self.wire)
 
-    def converse(self, *, one_by_one: bool, checkpoint: Checkpoint | None = None, limits: Limits | None = None) -> Conversation:
+    def converse(
+        self, *, one_by_one: bool, checkpoint: Checkpoint | None = None, limits: Limits | None = None
+    ) -> Conversation:
         known = checkpoint is not None and "terminal" not in self.data
         return Conversation(
             self.prepared,
@@ -220,7 +224,9 @@ def asked(plan: RequestPlan) -> dict[str, str | None]:
     return {"method": plan.method, "url": plan.url, "last_event_id": plan.header("last-event-id")}
 
 
-def play(talk: Conversation, world: World, size: int, *, slices: bool, stop_after: int | None = None) -> Played:
+def play(  # noqa: C901 - one branch for each action
+    talk: Conversation, world: World, size: int, *, slices: bool, stop_after: int | None = None
+) -> Played:
     """Perform a conversation's actions against a world, as the drivers do.
 
     Args:

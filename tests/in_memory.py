@@ -167,7 +167,8 @@ def numbered(*numbers: int) -> list[bytes]:
 
 def chat(*texts: str, done: bool = False) -> list[bytes]:
     """Events of a chat completion."""
-    events = [b'data: {"choices": [{"index": 0, "delta": {"content": "%s"}}]}\n\n' % text.encode() for text in texts]
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
+    events = [event % text.encode() for text in texts]
     return [*events, b"data: [DONE]\n\n"] if done else events
 
 

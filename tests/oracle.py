@@ -1,8 +1,9 @@
 """The rules once more, shorter: what a conversation must ask for and hand out, as one generator.
 
-Written from the design, not from the machine, so that one can be held against the other. It sees each connection as a whole (status, headers, the bytes
-that came, how it ended) and remembers every event, so it needs neither a table, nor a queue, nor checksums. What it shares with the machine are
-the dialects (tested by themselves) and the reading of one block (tested by the vectors in tests/vectors/sse).
+Written from the design, not from the machine, so that one can be held against the other. It sees each connection as a
+whole (status, headers, the bytes that came, how it ended) and remembers every event, so it needs neither a table, nor a
+queue, nor checksums. What it shares with the machine are the dialects (tested by themselves) and the reading of one block
+(tested by the vectors in tests/vectors/sse).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from urllib.parse import urljoin
 
 from resumable_llm.core.dialect import Dialect, Finished, StillRunning
 from resumable_llm.core.events import BOM, Fields, parse_block
-from resumable_llm.core.model import Backoff, Checkpoint, Position, Progress, RequestPlan, origin
+from resumable_llm.core.model import Backoff, Position, Progress, RequestPlan, origin
 
 if TYPE_CHECKING:
     from tests.conversation import Answer
@@ -63,8 +64,8 @@ class Told(list[Fields]):
     whole = True
 
 
-def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generator[Step, "Answer", None]:  # noqa: C901, PLR0912, PLR0915
-    told, ids = Told(), list[str]()  # the events delivered, and the cursor behind each of them
+def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generator[Step, Answer, None]:  # noqa: C901
+    told = Told()
     cursor = request.header("last-event-id") or ""
     numbered, sequence, believed, offset = bool(cursor), None, False, 0
     handle = location = None
@@ -78,11 +79,13 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         target = request.get(location) if location is not None else request
         if origin(target.url) != origin(request.url) or not (cursor or (location is not None and not told)):
             return None
-        target = target.with_headers(("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",))
+        target = target.with_headers(
+            ("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",)
+        )
         return target.with_headers(("Last-Event-ID", cursor)) if cursor else target
 
     def lost(error: str) -> Done:
-        # What was said may prove that no text is missing: then the rest was worth asking for, but is not worth an error.
+        # What was said may prove that no text is missing: then the rest was worth asking for, but not an error.
         return Done("end", proved=True) if dialect.ended(request, told) else Done(error)  # type: ignore[arg-type]
 
     while True:
@@ -124,7 +127,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                         if any((fields.id, fields.event, fields.data) == (old.id, old.event, old.data) for old in told):
                             continue
                         if fields.id and any(fields.id == old.id for old in told):
-                            # Asked whether there is more, a server that only generates anew has answered: none can be had.
+                            # Asked whether there is more, a server that generates anew has answered: none can be had.
                             anew = why == "confirm" and plan.method != "GET"
                             yield Done("end" if anew else "ReplayDiverged")
                             return
@@ -187,7 +190,11 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 yield Pause(result.seconds)
                 more = None if gone else dialect.resume(progress())
                 why, plan = ("poll", dialect.poll(progress()) or plan) if more is None else ("resume", more)
-            elif again and (answer.status in (404, 410, 416) or dialect.gone(answer.status, answer.body)) and answer.status != 200:
+            elif (
+                again
+                and (answer.status in (404, 410, 416) or dialect.gone(answer.status, answer.body))
+                and answer.status != 200
+            ):
                 if why == "poll" or not polls:
                     yield lost("ResumeExpired")
                     return
@@ -213,6 +220,9 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
             why, plan = "repeat", request
         elif poll is not None:
             why, plan = "poll", poll
+        elif answer.status in TRANSIENT and not answered and not answer.down:
+            yield Done("surface")  # nothing was begun, so the response is the caller's
+            return
         else:
             yield lost("CannotResume")
             return

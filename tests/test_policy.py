@@ -18,7 +18,6 @@ from tenacity import (
     wait_exponential,
     wait_fixed,
     wait_none,
-    wait_random_exponential,
 )
 
 from resumable_llm import policy
@@ -82,7 +81,9 @@ class TestStrategies:
         assert seen == [(1, 7.0), (2, 7.0)]
 
     @pytest.mark.skipif(not hasattr(tenacity, "stop_before_delay"), reason="came with tenacity 8.3")
-    @pytest.mark.xfail(strict=True, reason="stop is asked before the wait is known, so stop_before_delay sees a wait of 0")
+    @pytest.mark.xfail(
+        strict=True, reason="stop is asked before the wait is known, so stop_before_delay sees a wait of 0"
+    )
     def test_stop_before_delay_knows_the_wait(self) -> None:
         chosen = RetryPolicy(wait=wait_fixed(8), stop=tenacity.stop_before_delay(10))
         assert chosen.backoff(1, 1.0, None) == 8.0

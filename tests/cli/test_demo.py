@@ -191,6 +191,7 @@ def test_a_server_that_keeps_nothing_gets_a_typed_error_shown(monkeypatch: pytes
 
 @pytest.mark.slow
 @pytest.mark.openai
+@pytest.mark.usefixtures("quick")
 def test_a_recorded_server_can_be_named_too() -> None:
     with RecordedServer() as server:
         _, _, outcome = run(Settings(server=server.url, model="any", cuts=1, seed=5), Watcher())

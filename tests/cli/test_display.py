@@ -135,3 +135,4 @@ def test_the_picture_shows_the_last_frame(tmp_path: Path) -> None:
     picture = path.read_text()
     for each in ("resumable-llm&#160;demo", "Kira", "╳2", "bytes&#160;identical", "saw&#160;none"):
         assert each in picture
+    assert "url(http" not in picture.replace('"', "")

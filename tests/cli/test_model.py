@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from resumable_llm.cli.model import SMOLLM2, ModelUnavailable, PackagedModel, cache_folder, ensure_model
+from resumable_llm.cli.model import SMOLLM2, ModelUnavailable, PackagedModel, _largest_file, cache_folder, ensure_model
 
 WEIGHTS = b"tiny weights " * 1000
 METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
@@ -157,6 +157,14 @@ def test_a_file_that_another_process_holds_open_is_as_good(
         ensure_model(model, folder=tmp_path, console=console)
     winner = True
     assert ensure_model(model, folder=tmp_path, console=console).read_bytes() == WEIGHTS
+
+
+def test_what_pip_moves_while_it_is_looked_at_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert _largest_file(tmp_path) == 5
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    assert _largest_file(tmp_path) == 0
 
 
 @pytest.mark.parametrize(

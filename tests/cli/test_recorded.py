@@ -38,16 +38,15 @@ def test_it_plays_the_recording_from_any_offset(path: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast")
 def test_a_conversation_goes_on_while_nobody_reads() -> None:
     path = "/v1/responses"
     whole = b"".join(recorded_events(path))
     with RecordedServer() as server, httpx.Client(base_url=server.url, trust_env=False) as client:
         with client.stream("POST", path, json={}, headers={"X-Conversation-Id": "c"}) as played:
             head = next(played.iter_raw())
-        began = played.elapsed
         rest = client.get("/v1/stream", params={"conv_id": "c", "from": len(head)})
         assert head + rest.content == whole
-        assert rest.elapsed >= began
 
 
 def test_the_model_is_listed_and_all_else_is_unknown() -> None:

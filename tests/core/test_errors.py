@@ -65,7 +65,12 @@ class TestEach:
         assert type(joined).__name__ == kind.__name__
         assert type(joined).__doc__ == kind.__doc__
         assert joined.__cause__ is error.__cause__
-        assert (str(joined), joined.partial_text, joined.checkpoint, joined.report) == ("it broke", "Hel", CHECKPOINT, REPORT)
+        assert (str(joined), joined.partial_text, joined.checkpoint, joined.report) == (
+            "it broke",
+            "Hel",
+            CHECKPOINT,
+            REPORT,
+        )
         with pytest.raises(RuntimeError):  # as their own errors do when nobody has set it
             joined.request  # type: ignore[attr-defined]  # noqa: B018
 

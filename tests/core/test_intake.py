@@ -7,7 +7,7 @@ import pytest
 from resumable_llm.core.actions import Deliver
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.events import BOM
-from resumable_llm.core.intake import Intake
+from resumable_llm.core.intake import SETTLE_EVENTS, Intake
 from resumable_llm.core.model import Checkpoint, Position
 from resumable_llm.core.replay import Verdict
 from resumable_llm.core.transcript import Transcript
@@ -16,7 +16,7 @@ from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_responses import OpenAIResponses
 
 BEFORE = Position("before", None, 3)
-CHUNK = b'data: {"choices":[]}\n\n'
+CHUNK = b'data: {"choices":[{"finish_reason":null,"index":0}]}\n\n'
 
 
 class Receiver:
@@ -41,16 +41,18 @@ class Receiver:
 class TestFeed:
     def test_events_apart_each_with_its_place(self) -> None:
         found = Receiver(one_by_one=True).feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\nda")
-        assert [(each.events, each.position) for each in found] == [(1, Position("1", None, 15)), (1, Position("2", None, 30))]
-        assert [each.fields and each.fields.data for each in found] == ["a", "b"]
+        assert [(each.events, each.position) for each in found] == [
+            (1, Position("1", None, 15)),
+            (1, Position("2", None, 30)),
+        ]
+        assert [each.data for each in found] == [b"id: 1\ndata: a\n\n", b"id: 2\ndata: b\n\n"]
 
     def test_a_chunks_events_as_one_slice(self) -> None:
         (found,) = Receiver().feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\nda")
-        assert found == Deliver(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n", None, 2, Position("2", None, 30))
+        assert found == Deliver(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n", 2, Position("2", None, 30))
 
-    def test_one_event_keeps_its_fields(self) -> None:
+    def test_one_event_alone(self) -> None:
         (found,) = Receiver().feed(b"id: 1\ndata: a\n\nda")
-        assert found.fields is not None
         assert (found.events, found.position) == (1, Position("1", None, 15))
 
     @pytest.mark.parametrize("one_by_one", [True, False])
@@ -82,7 +84,7 @@ class TestFeed:
         receiver.feed(BOM + b"id: 1\ndata: a\n\n")
         receiver.again()
         found = receiver.feed(BOM + b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n")
-        assert [each.fields and each.fields.id for each in found] == ["2"]
+        assert [each.data for each in found] == [b"id: 2\ndata: b\n\n"]
         assert receiver.intake.replayed == 1
 
 
@@ -155,8 +157,16 @@ class TestPlain:
     """When bytes may pass unread."""
 
     def test_ordinary_chunks_of_a_dialect_that_knows_them(self) -> None:
-        intake = Receiver(OpenAIChat()).intake
+        receiver = Receiver(OpenAIChat())
+        intake = receiver.intake
+        assert not intake.plain  # until something has come
+        receiver.feed(CHUNK)
+        intake.settle()
         assert intake.plain
+        assert intake.pass_plain(CHUNK * 2)
+        assert intake.head.offset == len(CHUNK * 3)
+        assert not intake.pass_plain(b"data: [DONE]\n\n")
+        assert not intake.pass_plain(CHUNK.replace(b"\n", b"\r\n"))
         assert intake.is_ordinary(CHUNK)
         assert not intake.is_ordinary(b"data: [DONE]\n\n")
 
@@ -164,26 +174,43 @@ class TestPlain:
         assert not Receiver().intake.plain
         assert Receiver().intake.is_ordinary(CHUNK) is None
 
-    def test_not_to_readers_of_events(self) -> None:
-        assert not Receiver(OpenAIChat(), one_by_one=True).intake.plain
+    def test_one_at_a_time_to_readers_of_events(self) -> None:
+        receiver = Receiver(OpenAIChat(), one_by_one=True)
+        receiver.feed(CHUNK)
+        receiver.intake.settle()
+        assert not receiver.intake.pass_plain(CHUNK * 2)
+        assert receiver.intake.pass_plain(CHUNK)
+
+    def test_numbers_must_follow(self) -> None:
+        receiver = Receiver(OpenAIResponses())
+        blocks = [f'event: x.delta\ndata: {{"sequence_number":{n}}}\n\n'.encode() for n in range(5)]
+        receiver.feed(blocks[0] + blocks[1])
+        receiver.intake.settle()
+        assert receiver.intake.pass_plain(blocks[2])
+        assert not receiver.intake.pass_plain(blocks[4])
+        assert receiver.intake.pass_plain(blocks[3])
+
+    def test_what_passed_is_counted_now_and_then(self) -> None:
+        receiver = Receiver(OpenAIChat())
+        receiver.feed(CHUNK)
+        receiver.intake.settle()
+        for _ in range(SETTLE_EVENTS):
+            assert receiver.intake.pass_plain(CHUNK)
+        assert not receiver.transcript.fresh
+        assert receiver.transcript.events == SETTLE_EVENTS + 1
 
     def test_not_behind_half_an_event(self) -> None:
         receiver = Receiver(OpenAIChat())
-        receiver.feed(b"data: {")
+        receiver.feed(CHUNK[:7])
         receiver.intake.settle()
         assert not receiver.intake.plain
-        receiver.feed(b"}\n\n")
+        receiver.feed(CHUNK[7:])
         receiver.intake.settle()
         assert receiver.intake.plain
 
-    @pytest.mark.parametrize("block", [b"id: 1\ndata: {}\n\n", b"data: [DONE]\n\n"])
+    @pytest.mark.parametrize("block", [b"id: 1\n" + CHUNK, b"data: [DONE]\n\n"])
     def test_not_behind_ids_or_the_end(self, block: bytes) -> None:
         receiver = Receiver(OpenAIChat())
         receiver.feed(block)
         receiver.intake.settle()
         assert not receiver.intake.plain
-
-    def test_not_any_more(self) -> None:
-        intake = Receiver(OpenAIChat()).intake
-        intake.stop_plain()
-        assert not intake.plain

@@ -24,7 +24,9 @@ class TestRequestPlan:
         assert PLAN.header("accept") is None
 
     def test_with_headers_replaces_whatever_the_case(self) -> None:
-        changed = PLAN.with_headers(("AUTHORIZATION", "Bearer y"), ("Accept", "text/event-stream"), without=("x-trace",))
+        changed = PLAN.with_headers(
+            ("AUTHORIZATION", "Bearer y"), ("Accept", "text/event-stream"), without=("x-trace",)
+        )
         assert changed.headers == (
             ("Content-Type", "application/json"),
             ("Content-Length", "2"),
@@ -38,7 +40,9 @@ class TestRequestPlan:
         assert PLAN.query == {"tenant": "a", "stream": "true"}
 
     def test_get_has_no_body_and_none_of_its_headers(self) -> None:
-        keyed = PLAN.with_headers(("Idempotency-Key", "k"), ("Transfer-Encoding", "chunked"), ("Expect", "100-continue"))
+        keyed = PLAN.with_headers(
+            ("Idempotency-Key", "k"), ("Transfer-Encoding", "chunked"), ("Expect", "100-continue")
+        )
         got = keyed.get("/v1/runs/7", after=3)
         assert (got.method, got.url, got.body) == ("GET", "https://api.example/v1/runs/7?after=3", b"")
         assert got.headers == (("Authorization", "Bearer x"), ("X-Trace", "1"))
@@ -102,7 +106,11 @@ class TestCheckpoint:
         assert Checkpoint.from_json(line) == checkpoint
         assert Checkpoint.from_json(line.encode()) == checkpoint
 
-    @given(st.builds(Checkpoint, TEXT, TEXT, TEXT, TEXT, st.none() | st.integers(), st.integers(), st.integers(), st.integers()))
+    @given(
+        st.builds(
+            Checkpoint, TEXT, TEXT, TEXT, TEXT, st.none() | st.integers(), st.integers(), st.integers(), st.integers()
+        )
+    )
     def test_round_trip_of_anything(self, checkpoint: Checkpoint) -> None:
         assert Checkpoint.from_json(checkpoint.to_json()) == checkpoint
 
@@ -172,7 +180,10 @@ class TestCheckpoint:
         ("https://api.example/x?key=1&a=2", "https://api.example/x?a=2"),
         ("https://api.example/x?api_key=1&access_token=2&API-KEY=3&token=4", "https://api.example/x"),
         ("https://api.example/x?sig=1&signature=2&design=3", "https://api.example/x?design=3"),
-        ("https://api.example/x?X-Amz-Credential=1&X-Amz-Signature=2&password=3&client_secret=4&auth=5", "https://api.example/x"),
+        (
+            "https://api.example/x?X-Amz-Credential=1&X-Amz-Signature=2&password=3&client_secret=4&auth=5",
+            "https://api.example/x",
+        ),
         ("https://api.example/x?a=&b=%20&alt=sse#token=1", "https://api.example/x?a=&b=+&alt=sse"),
         ("/relative?token=1&x=2", "/relative?x=2"),
     ],

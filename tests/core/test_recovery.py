@@ -10,7 +10,9 @@ from resumable_llm.core.model import Position, Progress, RequestPlan
 from resumable_llm.core.recovery import Purpose, by_last_event_id, retry_after, way_back
 from resumable_llm.dialects.event_stream import EventStream
 
-POST = RequestPlan("POST", "https://api.example/v1/runs", (("Authorization", "Bearer x"), ("Last-Event-ID", "old")), b"{}")
+POST = RequestPlan(
+    "POST", "https://api.example/v1/runs", (("Authorization", "Bearer x"), ("Last-Event-ID", "old")), b"{}"
+)
 POLL = RequestPlan("GET", "https://api.example/v1/runs/7")
 OWN = RequestPlan("GET", "https://api.example/v1/runs/7/stream")
 
@@ -95,7 +97,8 @@ class TestByLastEventId:
         assert plan.header("last-event-id") is None
 
     @pytest.mark.parametrize(
-        "location", ["https://api.example.evil/x", "http://api.example/x", "https://api.example:444/x", "//evil.example/x"]
+        "location",
+        ["https://api.example.evil/x", "http://api.example/x", "https://api.example:444/x", "//evil.example/x"],
     )
     def test_never_to_another_origin(self, location: str) -> None:
         assert "another origin" in str(by_last_event_id(Full(), replace(BY_ID, location=location)))

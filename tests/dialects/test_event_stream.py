@@ -25,7 +25,10 @@ def post(path: str, body: bytes | None = b'{"stream": true}', accept: str = "app
     ("request_", "name"),
     [
         (GET, "last_event_id"),
-        (RequestPlan("GET", "https://x.example/", (("accept", "application/json, text/event-stream"),)), "last_event_id"),
+        (
+            RequestPlan("GET", "https://x.example/", (("accept", "application/json, text/event-stream"),)),
+            "last_event_id",
+        ),
         (RequestPlan("GET", "https://x.example/", JSON), None),
         (RequestPlan("GET", "https://x.example/"), None),
         (post("/v1/responses"), "openai_responses"),
@@ -117,7 +120,16 @@ def test_wants_stream_is_about_a_body() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [('{"a": 1}', {"a": 1}), (b'{"a": 1}', {"a": 1}), ("[1]", {}), ("7", {}), ("", {}), (None, {}), ("{", {}), (b"\xff", {})],
+    [
+        ('{"a": 1}', {"a": 1}),
+        (b'{"a": 1}', {"a": 1}),
+        ("[1]", {}),
+        ("7", {}),
+        ("", {}),
+        (None, {}),
+        ("{", {}),
+        (b"\xff", {}),
+    ],
 )
 def test_json_object(text: str | bytes | None, expected: dict[str, int]) -> None:
     assert json_object(text) == expected

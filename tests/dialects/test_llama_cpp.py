@@ -79,7 +79,11 @@ class TestBehindAFormat:
 
     @pytest.mark.parametrize(
         ("status", "body", "gone"),
-        [(400, b"Stream offset lost, please restart", True), (400, b"bad request", False), (500, b"offset lost", False)],
+        [
+            (400, b"Stream offset lost, please restart", True),
+            (400, b"bad request", False),
+            (500, b"offset lost", False),
+        ],
     )
     def test_gone(self, status: int, body: bytes, gone: bool) -> None:
         assert LLAMA.gone(status, body) is gone

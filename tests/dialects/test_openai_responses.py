@@ -16,7 +16,12 @@ from resumable_llm.dialects.openai_responses import OpenAIResponses
 
 RESPONSES = OpenAIResponses()
 URL = "https://api.openai.com/v1/responses"
-BACKGROUND = RequestPlan("POST", URL, (("Authorization", "Bearer x"), ("Content-Type", "application/json")), b'{"stream":true,"background": true}')
+BACKGROUND = RequestPlan(
+    "POST",
+    URL,
+    (("Authorization", "Bearer x"), ("Content-Type", "application/json")),
+    b'{"stream":true,"background": true}',
+)
 FOREGROUND = RequestPlan("POST", URL, (), b'{"stream":true}')
 RETRIEVE = RequestPlan("GET", f"{URL}/resp_1?stream=true&starting_after=3&api-version=preview")
 KNOWN = Position(sequence=7)
@@ -49,7 +54,10 @@ class TestRead:
             (event("response.created", response=None), Reading(3)),
             (event("response.completed", response={"id": "r", "error": None}), Reading(3, terminal=True)),
             (event("response.incomplete", response={"id": "r"}), Reading(3, terminal=True)),
-            (event("response.failed", response={"id": "r", "error": {"code": "server_error"}}), Reading(3, None, True, "server_error")),
+            (
+                event("response.failed", response={"id": "r", "error": {"code": "server_error"}}),
+                Reading(3, None, True, "server_error"),
+            ),
             (event("response.failed", response={"id": "r"}), Reading(3, None, True, "unnamed error")),
             (event("error", code="rate_limit_exceeded", message="x"), Reading(3, None, True, "rate_limit_exceeded")),
             (event("error", error={"code": "c"}), Reading(3, None, True, "c")),
@@ -116,10 +124,15 @@ class TestWaysBack:
         assert plan.url == f"{URL}/resp_1?api-version=preview&stream=true&starting_after=7"
 
     def test_resume_on_azure_keeps_the_version(self) -> None:
-        request = RequestPlan("POST", "https://me.openai.azure.com/openai/responses?api-version=v1", (), BACKGROUND.body)
+        request = RequestPlan(
+            "POST", "https://me.openai.azure.com/openai/responses?api-version=v1", (), BACKGROUND.body
+        )
         plan = RESPONSES.resume(Progress(request, KNOWN, "resp_1"))
         assert plan is not None
-        assert plan.url == "https://me.openai.azure.com/openai/responses/resp_1?api-version=v1&stream=true&starting_after=7"
+        assert (
+            plan.url
+            == "https://me.openai.azure.com/openai/responses/resp_1?api-version=v1&stream=true&starting_after=7"
+        )
 
     def test_poll(self) -> None:
         plan = RESPONSES.poll(Progress(BACKGROUND, KNOWN, "resp_1"))
@@ -181,14 +194,24 @@ class TestPoll:
             ("9999999", 60.0),
             ("inf", 60.0),
             ("soon", 2.0),
-            pytest.param("nan", 2.0, marks=pytest.mark.xfail(strict=True, reason="a wait of nan seconds is none at all")),
+            pytest.param(
+                "nan", 2.0, marks=pytest.mark.xfail(strict=True, reason="a wait of nan seconds is none at all")
+            ),
         ],
     )
     def test_the_servers_hint_within_bounds(self, hint: str, seconds: float) -> None:
         assert self.read({"id": "resp_1", "status": "queued"}, {"openai-poll-after-ms": hint}) == StillRunning(seconds)
 
     @pytest.mark.parametrize(
-        "body", [{"id": "resp_2", "status": "completed"}, {"id": "resp_1"}, {"id": "resp_1", "status": 7}, [], b"not json", b""]
+        "body",
+        [
+            {"id": "resp_2", "status": "completed"},
+            {"id": "resp_1"},
+            {"id": "resp_1", "status": 7},
+            [],
+            b"not json",
+            b"",
+        ],
     )
     def test_something_else(self, body: Any) -> None:
         assert self.read(body) == Unusable("the server answered with something that is not this response")

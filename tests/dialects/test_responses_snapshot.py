@@ -17,8 +17,21 @@ Json = dict[str, Any]
 REASONING: Json = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
 TEXT: Json = {"type": "output_text", "text": "Hello there", "annotations": [], "logprobs": []}
 REFUSAL: Json = {"type": "refusal", "refusal": "No more"}
-MESSAGE: Json = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [TEXT, REFUSAL]}
-CALL: Json = {"id": "fc_1", "type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a": 1}', "status": "completed"}
+MESSAGE: Json = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "status": "completed",
+    "content": [TEXT, REFUSAL],
+}
+CALL: Json = {
+    "id": "fc_1",
+    "type": "function_call",
+    "call_id": "c",
+    "name": "f",
+    "arguments": '{"a": 1}',
+    "status": "completed",
+}
 RESPONSE: Json = {
     "id": "resp_1",
     "object": "response",
@@ -43,9 +56,16 @@ def stream() -> list[Json]:
         {"type": "response.in_progress", "response": begun},
         {"type": "response.output_item.added", "output_index": 0, "item": {**REASONING, "summary": []}},
         {"type": "response.output_item.done", "output_index": 0, "item": REASONING},
-        {"type": "response.output_item.added", "output_index": 1, "item": {**MESSAGE, "status": "in_progress", "content": []}},
+        {
+            "type": "response.output_item.added",
+            "output_index": 1,
+            "item": {**MESSAGE, "status": "in_progress", "content": []},
+        },
         {"type": "response.content_part.added", **text, "part": {**TEXT, "text": ""}},
-        *({"type": "response.output_text.delta", **text, "logprobs": [], "delta": each} for each in ("Hel", "lo", " there")),
+        *(
+            {"type": "response.output_text.delta", **text, "logprobs": [], "delta": each}
+            for each in ("Hel", "lo", " there")
+        ),
         {"type": "response.output_text.done", **text, "logprobs": [], "text": "Hello there"},
         {"type": "response.content_part.done", **text, "part": TEXT},
         {"type": "response.content_part.added", **refusal, "part": {**REFUSAL, "refusal": ""}},
@@ -53,7 +73,11 @@ def stream() -> list[Json]:
         {"type": "response.refusal.done", **refusal, "refusal": "No more"},
         {"type": "response.content_part.done", **refusal, "part": REFUSAL},
         {"type": "response.output_item.done", "output_index": 1, "item": MESSAGE},
-        {"type": "response.output_item.added", "output_index": 2, "item": {**CALL, "arguments": "", "status": "in_progress"}},
+        {
+            "type": "response.output_item.added",
+            "output_index": 2,
+            "item": {**CALL, "arguments": "", "status": "in_progress"},
+        },
         *({"type": "response.function_call_arguments.delta", **call, "delta": each} for each in ('{"a"', ": 1}")),
         {"type": "response.function_call_arguments.done", **call, "name": "f", "arguments": '{"a": 1}'},
         {"type": "response.output_item.done", "output_index": 2, "item": CALL},
@@ -102,7 +126,9 @@ class TestCutAtEveryEvent:
 
     def test_whatever_opens_is_closed_once(self, after: int) -> None:
         def places(kind: str) -> list[tuple[int, int | None]]:
-            return [(each["output_index"], each.get("content_index")) for each in completed(after) if each["type"] == kind]
+            return [
+                (each["output_index"], each.get("content_index")) for each in completed(after) if each["type"] == kind
+            ]
 
         for kind, expected in (("output_item", [(0, None), (1, None), (2, None)]), ("content_part", [(1, 0), (1, 1)])):
             assert places(f"response.{kind}.added") == places(f"response.{kind}.done") == expected

@@ -15,7 +15,8 @@ CHAT = RequestPlan("POST", "https://api.example/v1/chat/completions", (), b'{"st
 NAMED = CHAT.with_headers(("X-Conversation-Id", "key"), ("Idempotency-Key", "key"))
 ENDS = LastEventId("end")
 ONE, TWO, END = b"id: 1\ndata: one\n\n", b"id: 2\ndata: two\n\n", b"event: end\ndata:\n\n"
-HELLO, DONE = b'data: {"choices": [{"delta": {"content": "hello"}}]}\n\n', b"data: [DONE]\n\n"
+HELLO = b'data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":null}]}\n\n'
+DONE = b"data: [DONE]\n\n"
 
 
 class Broken(Exception):

@@ -47,9 +47,3 @@ def cut_everywhere(events: list[wire.Event]) -> Iterator[Answer]:
 def server(first: Answer, rest: Callable[[Request], Answer]) -> Scripted:
     """Cut once, and then as it should be."""
     return Scripted(first, rest=rest)
-
-
-def chain(events: list[wire.Event]) -> list[Answer]:
-    """The same answer in as many connections as it has events."""
-    ends = itertools.cycle(ENDS)
-    return [Answer([block], next(ends)) for block in wire.blocks(events)[:-1]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,7 +104,7 @@ class PlainAudience:
 
 def _history(reader: Reader) -> Iterator[str]:
     for number, drop in enumerate(reader.drops, start=1):
-        yield f"drop {number}: {drop.what}, after {drop.events} events"
+        yield f"drop {number}: {drop.what}"
         yield f"drop {number}: {_came_back(drop)}" if drop.gap is not None else ""
     yield reader.ended
 
@@ -126,7 +127,9 @@ def save_picture(path: Path, plain: Reader, wrapped: Reader, outcome: Outcome, *
         record=True, width=_PICTURE_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
     console.print(_conclusion(plain, wrapped, outcome, width=_PICTURE_WIDTH, recorded=recorded))
-    console.save_svg(str(path), title="resumable-llm demo")
+    picture = console.export_svg(title="resumable-llm demo")
+    # rich has the viewer fetch a font from another site; any monospaced font does.
+    path.write_text(re.sub(r"@font-face \{[^}]*\}\s*", "", picture), encoding="utf-8")
 
 
 def _conclusion(plain: Reader, wrapped: Reader, outcome: Outcome, *, width: int, recorded: bool) -> RenderableType:

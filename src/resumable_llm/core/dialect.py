@@ -61,9 +61,14 @@ class Dialect(Protocol):
     def ordinary(self) -> Pattern[bytes] | None:
         """Matches, as a whole, runs of events that `read` would have nothing to say about; None: read every event.
 
-        Such runs pass without being read. They end in a line feed, have no carriage return and no field but event and
-        data. If the pattern has a group, it matches one event at a time, and the group its sequence number.
+        Such runs pass without being read. They end in a line feed and have no field but event and data.
         """
+        ...
+
+    @property
+    def sequence_key(self) -> bytes | None:
+        """What stands before the sequence number in ordinary events, if the dialect numbers them: a key in quotes."""
+        ...
 
     @property
     def keeps(self) -> str:

@@ -36,13 +36,11 @@ class BlockSplitter:
     """
 
     def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._rest = bytearray()
-
-    @property
-    def pending(self) -> int:
+        self.max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._tail = b""
+        self.pending = 0
         """Bytes held back, of an event that has not ended."""
-        return len(self._rest)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take more bytes.
@@ -56,44 +54,61 @@ class BlockSplitter:
         Raises:
             EventTooLarge: An event has grown beyond the bound.
         """
-        rest = self._rest
+        return self.split(self.cut(chunk))
+
+    def cut(self, chunk: bytes) -> bytes:
+        """The same, with the blocks in one piece; empty if none is whole."""
         # A line end can be three bytes old when the one that makes the line blank arrives, so only the seam is looked
-        # at again: an event that comes in a thousand pieces is searched once, not a thousand times.
-        if rest:
-            seam = bytes(rest[-3:]) + chunk
-            if not (_BLANK_LINE.search(seam) if 13 in seam else b"\n\n" in seam):
-                rest += chunk
-                if len(rest) > self._max_bytes:
-                    self._refuse()
-                return []
-            whole = bytes(rest) + chunk
-            rest.clear()
-        else:
-            whole = chunk
-            if 13 not in chunk and chunk.find(b"\n\n") == len(chunk) - 2 and 1 < len(chunk) <= self._max_bytes:
-                return [chunk]  # mostly an event comes alone
+        # at again: an event that comes in a thousand pieces is searched once, and put together once.
+        seam = self._tail + chunk if self.pending else chunk
+        end = _end_of_last_blank_line(seam) - (len(seam) - len(chunk))
+        if end <= 0:
+            self._hold(chunk)
+            return b""
+        if not self.pending and end == len(chunk):
+            return chunk
+        whole = b"".join([*self._pieces, chunk[:end]])
+        self._pieces.clear()
+        self._tail, self.pending = b"", 0
+        if end < len(chunk):
+            self._hold(chunk[end:])
+        return whole
+
+    def split(self, whole: bytes) -> list[bytes]:
+        """The blocks of what `cut` returned. Raises `EventTooLarge`."""
         if 13 in whole:
-            blocks = self._split_at_any_line_end(whole)
+            blocks, start = [], 0
+            for found in _BLANK_LINE.finditer(whole):
+                blocks.append(whole[start : found.end()])
+                start = found.end()
+        elif whole.find(b"\n\n") == len(whole) - 2 and whole:
+            blocks = [whole]  # mostly an event comes alone
         else:
-            parts = whole.split(b"\n\n")
-            rest += parts.pop()
-            blocks = [part + b"\n\n" for part in parts]
-        if len(whole) > self._max_bytes and max(len(rest), *map(len, blocks), 0) > self._max_bytes:
+            blocks = [part + b"\n\n" for part in whole.split(b"\n\n")[:-1]]
+        if len(whole) > self.max_bytes and max(map(len, blocks)) > self.max_bytes:
             self._refuse()
         return blocks
 
-    def _split_at_any_line_end(self, whole: bytes) -> list[bytes]:
-        blocks, start = [], 0
-        for found in _BLANK_LINE.finditer(whole):
-            blocks.append(whole[start : found.end()])
-            start = found.end()
-        self._rest += whole[start:]
-        return blocks
+    def _hold(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._tail = (self._tail + piece)[-3:]
+        self.pending += len(piece)
+        if self.pending > self.max_bytes:
+            self._refuse()
 
     def _refuse(self) -> None:
         raise EventTooLarge(
-            f"an event of more than {self._max_bytes:,} bytes: raise max_event_bytes if the server is right to send it"
+            f"an event of more than {self.max_bytes:,} bytes: raise max_event_bytes if the server is right to send it"
         )
+
+
+def _end_of_last_blank_line(data: bytes) -> int:
+    if 13 in data:
+        return max((found.end() for found in _BLANK_LINE.finditer(data)), default=-1)
+    last = data.rfind(b"\n\n")
+    while last > 0 and data[last - 1] == 10:  # of a run of line feeds, the first two close the block
+        last -= 1
+    return last + 2 if last >= 0 else -1
 
 
 class Fields(NamedTuple):

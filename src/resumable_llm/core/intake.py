@@ -5,8 +5,8 @@ Keeps the place in the answer behind the last block judged. Decides nothing abou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from re import Match
+import re
+from collections.abc import Sequence
 
 from resumable_llm.core.actions import Deliver
 from resumable_llm.core.dialect import Dialect
@@ -17,6 +17,9 @@ from resumable_llm.core.transcript import Transcript
 
 SETTLE_EVENTS = 1024
 """How many chunks may pass plainly before they are counted and the transcript's bound is looked at."""
+
+_ID_LINE = re.compile(rb"id: ([^\n\0]+)\n").match
+_NUMBER = re.compile(rb" ?\d{1,15}(?!\d)").match
 
 _new = tuple.__new__  # a named tuple's own constructor costs twice as much
 
@@ -68,8 +71,8 @@ class Intake:
     def take_dialect(self, dialect: Dialect) -> None:
         """Read events by this dialect from here on."""
         self.dialect = dialect
-        ordinary = dialect.ordinary
-        self.is_ordinary: Callable[[bytes], Match[bytes] | None] = ordinary.fullmatch if ordinary else _never
+        self._ordinary = dialect.ordinary
+        self._sequence_key = dialect.sequence_key
 
     def begin(self, *, resumed: bool) -> None:
         """A connection's body begins; half an event of the one before is forgotten."""
@@ -88,8 +91,8 @@ class Intake:
 
     @property
     def _may_skim(self) -> bool:
-        """Whether ordinary events need not be read: ids must be followed event by event."""
-        return not (self.is_ordinary is _never or self.numbered or self.ledger.replaying)
+        """Whether ordinary events need not be read: the first ones of a resumed stream must."""
+        return self._ordinary is not None and not self.ledger.replaying
 
     def pass_plain(self, chunk: bytes) -> bool:
         """Take a chunk that passes as it is. The hot path.
@@ -98,15 +101,34 @@ class Intake:
             True if the chunk holds only whole events that need no reading: it may go to the caller at once, and
             counts as delivered. False: nothing was done, `feed` must have it.
         """
-        if not self.plain or 13 in chunk or (self.one_by_one and chunk.find(b"\n\n") != len(chunk) - 2):
-            return False
-        found = self.is_ordinary(chunk)
-        if found is None or (found.lastindex and not self.counter.follows(int(found[1]))):
+        if not self.plain or 13 in chunk or not self._skim(chunk):
             return False
         fresh = self._transcript.fresh
         fresh.append(chunk)
         if len(fresh) >= SETTLE_EVENTS:
             self._transcript.settle()
+        return True
+
+    def _skim(self, data: bytes) -> bool:
+        """Whether these are ordinary events, which only have to be counted: then they are."""
+        assert self._ordinary is not None
+        start, last_event_id = 0, None
+        if self.one_by_one or self.numbered or self._sequence_key is not None:  # then one at a time
+            if data.find(b"\n\n") != len(data) - 2:
+                return False
+            if self.numbered:
+                named = _ID_LINE(data)
+                if named is not None:
+                    start, last_event_id = named.end(), named[1]
+        if self._ordinary.fullmatch(data, start) is None:
+            return False
+        if self._sequence_key is not None and not self.counter.follows(_number_behind(self._sequence_key, data)):
+            return False
+        if last_event_id is not None:
+            self.last_event_id = last_event_id.decode("utf-8", "replace")
+            self._behind_cursor = 0
+        elif self.numbered:
+            self._behind_cursor += 1
         return True
 
     @property
@@ -127,7 +149,14 @@ class Intake:
         Raises:
             EventTooLarge: An event has grown beyond the bound.
         """
-        return self.judge(self._splitter.feed(chunk), before)
+        whole = self._splitter.cut(chunk)
+        if len(whole) > self._splitter.max_bytes or self.one_by_one or not self._may_skim or 13 in whole:
+            return self.judge(self._splitter.split(whole), before)
+        if whole and self._skim(whole):
+            self._at_start, self.saw_data = False, True
+            self._read += len(whole)
+            return [Deliver(whole, whole.count(b"\n\n"), self.head)]
+        return self.judge(self._splitter.split(whole), before)
 
     def judge(self, blocks: Sequence[bytes], before: Position) -> list[Deliver]:
         """The same for blocks."""
@@ -136,14 +165,12 @@ class Intake:
         found: list[Deliver] = []
         behind = False  # something without an event came behind the last event, and counts with it
         for block in blocks:
-            if skim and 13 not in block:
-                ordinary = self.is_ordinary(block)
-                if ordinary is not None and not (ordinary.lastindex and not self.counter.follows(int(ordinary[1]))):
-                    self._at_start = behind = False
-                    self.saw_data = True
-                    self._read += len(block)
-                    found.append(_new(Deliver, (block, 1, self.head if self.one_by_one else before)))
-                    continue
+            if skim and 13 not in block and self._skim(block):
+                self._at_start = behind = False
+                self.saw_data = True
+                self._read += len(block)
+                found.append(_new(Deliver, (block, 1, self.head if self.one_by_one else before)))
+                continue
             fields = parse_block(block.removeprefix(BOM) if self._at_start else block)
             self._at_start = False
             self._read += len(block)
@@ -216,5 +243,10 @@ class Intake:
             self._behind_cursor += fields.data is not None or fields.event is not None
 
 
-def _never(_chunk: bytes) -> None:
-    return None
+def _number_behind(key: bytes, event: bytes) -> int:
+    """The number behind a key of an event's JSON; -1 if it is not plainly there."""
+    place = event.find(key)
+    if place <= 0 or event[place - 1] == 92:  # a backslash: the key is quoted inside a string
+        return -1
+    number = _NUMBER(event, place + len(key))
+    return int(number[0]) if number is not None else -1

@@ -155,8 +155,7 @@ class Conversation:
         cursor = self._start.last_event_id or request.header("last-event-id") or ""
         self._intake = Intake(dialect, self._start, cursor, self.transcript, limits.max_event_bytes)
         self._intake.one_by_one = one_by_one
-        self.receive_plain = self._intake.pass_plain
-        """What `Intake.pass_plain` says: a chunk that passes as it is needs no more than this."""
+        self.receive_plain = self._intake.pass_plain  # a chunk that passes as it is needs no more than this
         self._outbox = Outbox(self.transcript, self._intake.head)
         self._account = Account(self.transcript, self._start.events)
         self._location = self._start.location
@@ -302,7 +301,7 @@ class Conversation:
     @property
     def last_event_id(self) -> str:
         """SSE id of the last event given out, or of one before it if it has none."""
-        return self._outbox.position.last_event_id
+        return self._outbox.position.last_event_id if self._outbox.is_holding else self._intake.last_event_id
 
     @property
     def upstream_error(self) -> str | None:

@@ -27,6 +27,7 @@ class EventStream:
     proves_end: bool = False
     detached: bool = False
     ordinary: Pattern[bytes] | None = None
+    sequence_key: bytes | None = None
     keeps: str = "the server sent no event ids, so nothing says where to go on"
 
     def recognises(self, request: RequestPlan) -> bool:

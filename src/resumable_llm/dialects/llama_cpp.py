@@ -38,8 +38,7 @@ class LlamaCpp(EventStream):
     def __init__(self, format: Dialect) -> None:
         self._format = format
         self.name = f"llama_cpp/{format.name}"
-        # llama.cpp does not number its events, and a pattern with a group waits for numbers.
-        self.ordinary = format.ordinary if format.ordinary is not None and not format.ordinary.groups else None
+        self.ordinary = format.ordinary
 
     def recognises(self, request: RequestPlan) -> bool:
         """As the format does."""

@@ -25,9 +25,7 @@ class OpenAIChat(EventStream):
     proves_end = True
     # A chunk that says that a choice is not finished is no error: those have a finish_reason, or no choices. The first
     # alternative is llama.cpp's order of fields, and spares the search.
-    ordinary = re.compile(
-        rb'(?:data: \{(?:"choices":\[\{"finish_reason":null,.*|.*"finish_reason": ?null.*)\n\n)+'
-    )
+    ordinary = re.compile(rb'(?:data: \{(?:"choices":\[\{"finish_reason":null,.*|.*"finish_reason": ?null.*)\n\n)+')
     keeps = "chat completions are not kept on the server"
 
     def recognises(self, request: RequestPlan) -> bool:

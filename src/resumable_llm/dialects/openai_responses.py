@@ -38,7 +38,8 @@ class OpenAIResponses(EventStream):
     name = "openai_responses"
     proves_end = True
     # Deltas are flat: no field of theirs can hold another "sequence_number" with its quotes unescaped.
-    ordinary = re.compile(rb'event: [\w.]+\.delta\ndata: \{.*(?<!\\)"sequence_number": ?(\d{1,15})(?!\d).*\n\n')
+    ordinary = re.compile(rb"(?:event: [\w.]+\.delta\ndata: \{.*\n\n)+")
+    sequence_key = b'"sequence_number":'
     keeps = (
         "a background response can be streamed again for about 5 minutes and read for about 10; "
         "one without background=True and store=True is not kept at all"
