@@ -72,4 +72,5 @@ def run(seconds: float, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    print(run(float(sys.argv[1]) if sys.argv[1:] else 60.0, seed=int(time.time())), "inputs, no complaint")
+    tried = run(float(sys.argv[1]) if sys.argv[1:] else 60.0, seed=int(time.time()))
+    sys.stdout.write(f"{tried} inputs, no complaint\n")

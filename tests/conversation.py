@@ -8,11 +8,11 @@ A case is `wire.sse`, the whole answer as the server knows it, and `case.json`:
 - ``answers``: what the server says to the first request, the second, …; the last one is said to all later ones. Each
   has ``status`` (200), ``headers``, and one of ``body``: "whole" (default for the first), "rest" (what the request's
   cursor asks for; default for others), ``sse`` (literal stream), ``json``, ``text`` (literal bodies); or ``down``: true
-  (no connection at all). ``overlap``: start the rest so many events early. ``cut``: stop behind so many bytes, or behind
-  a text. ``ends``: "eof", "reset".
-- ``expect``: ``requests`` (method, url, last_event_id), ``waits`` in seconds, ``delivered`` (number of the wire's events,
-  "all", or "text" if other events tell the same text), ``delivered_from`` (an event's index), ``text`` (what a person has
-  read), ``outcome``: "end", "surface" or the error's class, ``proved``, ``upstream_error``.
+  (no connection at all). ``overlap``: start the rest so many events early. ``cut``: stop behind so many bytes, or
+  behind a text. ``ends``: "eof", "reset".
+- ``expect``: ``requests`` (method, url, last_event_id), ``waits`` in seconds, ``delivered`` (number of the wire's
+  events, "all", or "text" if other events tell the same text), ``delivered_from`` (an event's index), ``text`` (what a
+  person has read), ``outcome``: "end", "surface" or the error's class, ``proved``, ``upstream_error``.
 - ``anywhere``: false if it makes no sense to cut the first answer somewhere else.
 
 The drivers' tests can serve the same answers with `World`.

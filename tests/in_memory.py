@@ -115,6 +115,7 @@ class _Transport:
         self.script = deque(script)
         self.requests: list[Seen] = []
         self.responses: list[Any] = []
+        self.bodies: list[_Body] = []
         self.closed = 0
 
     def handle_request(self, request: Any) -> Any:
@@ -131,8 +132,9 @@ class _Transport:
         said = self.script.popleft()
         if said.down:
             raise getattr(self.http, said.down)("down")
+        self.bodies.append(self.body(said))
         response = self.http.Response(
-            said.status, headers=dict(said.headers), stream=self.body(said), extensions=said.extensions
+            said.status, headers=dict(said.headers), stream=self.bodies[-1], extensions=said.extensions
         )
         self.responses.append(response)
         return response
@@ -147,7 +149,8 @@ class _Transport:
 def transport(family: str, *script: Said) -> Any:
     """A transport of the family, for clients of both colours; it says what the script says, in order.
 
-    It has ``requests``, what it was asked; ``responses``, what it gave out; ``closed``, how often it was closed.
+    It has ``requests``, what it was asked; ``responses`` and their ``bodies``, what it gave out; ``closed``, how
+    often it was closed.
     """
     http = importlib.import_module(family)
     body = type("Body", (_Body, http.SyncByteStream, http.AsyncByteStream), {"http": http})

@@ -2,8 +2,8 @@
 
 Written from the design, not from the machine, so that one can be held against the other. It sees each connection as a
 whole (status, headers, the bytes that came, how it ended) and remembers every event, so it needs neither a table, nor a
-queue, nor checksums. What it shares with the machine are the dialects (tested by themselves) and the reading of one block
-(tested by the vectors in tests/vectors/sse).
+queue, nor checksums. What it shares with the machine are the dialects (tested by themselves) and the reading of one
+block (tested by the vectors in tests/vectors/sse).
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
     numbered, sequence, believed, offset = bool(cursor), None, False, 0
     handle = location = None
     failures, floor_of_stream, gone, answered, redirects = 0, None, False, False, 0
+    broken, torn = False, False  # since the last event: it broke off; inside an event
     why, plan = "first", request
 
     def progress() -> Progress:
@@ -137,13 +138,14 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 if reading is None:
                     continue
                 handle = handle or reading.handle
-                news, failures = True, 0
+                news, failures, broken, torn = True, 0, False, False
                 told.append(fields)
                 yield Give(block, fields)
                 if reading.terminal:
                     yield Done("end", proved=True)
                     return
-            if answer.ends == "eof" and not dialect.proves_end:
+            half = answer.body[sum(map(len, BLOCK.findall(answer.body))) :].strip(b"\r\n")
+            if answer.ends == "eof" and not dialect.proves_end and not half and (news or not broken):
                 asking = by_id()
                 if not numbered or asking is None or (why == "confirm" and not news):
                     yield Done("end", proved=numbered and why == "confirm" and not news)
@@ -152,11 +154,12 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                     yield Pause(min(floor_of_stream, 30.0))
                 why, plan = "confirm", asking
                 continue
+            broken, torn = True, torn or bool(half)
         elif why == "first" and answer.status not in TRANSIENT:
             yield Done("surface")
             return
         elif answer.status == 204 and again and why != "poll":
-            if not dialect.proves_end:
+            if not dialect.proves_end and not torn:
                 yield Done("end", proved=True)
                 return
             gone = True

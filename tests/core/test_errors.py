@@ -72,7 +72,7 @@ class TestEach:
             REPORT,
         )
         with pytest.raises(RuntimeError):  # as their own errors do when nobody has set it
-            joined.request  # type: ignore[attr-defined]  # noqa: B018
+            joined.request  # noqa: B018
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_a_member_of_a_family_is_pickled_without_it(self, kind: type[ResumableError], family: str) -> None:

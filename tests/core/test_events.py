@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resumable_llm.core import events
 from resumable_llm.core.errors import EventTooLarge
 from resumable_llm.core.events import BOM, BlockSplitter, Event, EventDecoder, Fields, encode_event, parse_block
 
@@ -32,8 +32,8 @@ def load() -> Iterator[Vector]:
     for path in sorted(VECTORS.glob("*.json")):
         for case in json.loads(path.read_text(encoding="utf-8")):
             stream = bytes.fromhex(case["hex"]) if "hex" in case else case["stream"].encode()
-            events = [(each["event"], each["data"], each["id"]) for each in case["events"]]
-            yield Vector(f"{path.stem}: {case['name']}", stream, events, case["last_event_id"], case["retry"])
+            expected = [(each["event"], each["data"], each["id"]) for each in case["events"]]
+            yield Vector(f"{path.stem}: {case['name']}", stream, expected, case["last_event_id"], case["retry"])
 
 
 ALL = list(load())
@@ -51,8 +51,8 @@ def pieces(stream: bytes, size: int) -> list[bytes]:
 @pytest.mark.parametrize("vector", ALL, ids=lambda vector: vector.name)
 class TestVectors:
     def check(self, vector: Vector, chunks: list[bytes]) -> None:
-        events, decoder = decode(chunks)
-        assert [(each.event, each.data, each.id) for each in events] == vector.events
+        found, decoder = decode(chunks)
+        assert [(each.event, each.data, each.id) for each in found] == vector.events
         assert decoder.last_event_id == vector.last_event_id
         if vector.retry == "huge":
             assert decoder.retry is not None
@@ -99,9 +99,9 @@ STREAMS = st.lists(
 def test_cuts_change_nothing(stream: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     chunks = [stream[start:end] for start, end in pairwise(edges)]
-    events, decoder = decode(chunks)
+    found, decoder = decode(chunks)
     whole, other = decode([stream])
-    assert events == whole
+    assert found == whole
     assert (decoder.last_event_id, decoder.retry) == (other.last_event_id, other.retry)
 
 
@@ -125,8 +125,8 @@ def test_a_literal_reading_of_the_standard_agrees(stream: bytes) -> None:
             name = value
         elif field == "id" and "\0" not in value:
             last_event_id = value
-    events, _ = decode([stream])
-    assert [each[:3] for each in events] == expected
+    found, _ = decode([stream])
+    assert [each[:3] for each in found] == expected
 
 
 class TestSplitter:
@@ -152,28 +152,32 @@ class TestSplitter:
         assert len(BlockSplitter(max_bytes=10).feed(b"data: 1\n\n" * 50)) == 50
 
     @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-    def test_a_giant_event_costs_no_more_than_its_bytes(self, line_end: bytes) -> None:
-        """Counts the bytes that are looked at or copied again, not the time."""
+    def test_a_giant_event_costs_no_more_than_its_bytes(self, line_end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Counts the bytes that are searched for a blank line, not the time."""
+        searched = 0
+        search = events._end_of_last_blank_line
 
-        class Counting(bytearray):
-            again = 0
+        def counting(data: bytes) -> int:
+            nonlocal searched
+            searched += len(data)
+            return search(data)
 
-            def __getitem__(self, index: Any) -> Any:
-                found = super().__getitem__(index)
-                Counting.again += len(found)
-                return found
-
-            def __bytes__(self) -> bytes:
-                Counting.again += len(self)
-                return bytes(memoryview(self))
-
-        splitter = BlockSplitter()
-        splitter._rest = Counting()
+        monkeypatch.setattr(events, "_end_of_last_blank_line", counting)
         lines = (b"data: " + b"x" * 90 + line_end) * 52_000  # 5 MB, with line ends in every chunk
         stream = lines + line_end
+        splitter = BlockSplitter()
         blocks = [block for chunk in pieces(stream, 1400) for block in splitter.feed(chunk)]
         assert blocks == [stream]
-        assert Counting.again <= len(stream) * 1.1
+        assert len(stream) <= searched <= len(stream) * 1.1
+
+    @pytest.mark.xfail(strict=True, reason="behind a run of six blank lines a lone CR is lost")
+    def test_no_byte_is_lost_in_any_short_stream(self) -> None:
+        for letters in product((b"x", b"\n", b"\r"), repeat=7):
+            stream = b"".join(letters)
+            for at in range(len(stream)):
+                splitter = BlockSplitter()
+                blocks = splitter.feed(stream[:at]) + splitter.feed(stream[at:])
+                assert b"".join(blocks) == stream[: len(stream) - splitter.pending], (stream, at)
 
 
 class TestParse:

@@ -167,12 +167,9 @@ class TestPlain:
         assert intake.head.offset == len(CHUNK * 3)
         assert not intake.pass_plain(b"data: [DONE]\n\n")
         assert not intake.pass_plain(CHUNK.replace(b"\n", b"\r\n"))
-        assert intake.is_ordinary(CHUNK)
-        assert not intake.is_ordinary(b"data: [DONE]\n\n")
 
     def test_not_where_every_event_must_be_read(self) -> None:
         assert not Receiver().intake.plain
-        assert Receiver().intake.is_ordinary(CHUNK) is None
 
     def test_one_at_a_time_to_readers_of_events(self) -> None:
         receiver = Receiver(OpenAIChat(), one_by_one=True)
@@ -208,9 +205,19 @@ class TestPlain:
         receiver.intake.settle()
         assert receiver.intake.plain
 
-    @pytest.mark.parametrize("block", [b"id: 1\n" + CHUNK, b"data: [DONE]\n\n"])
-    def test_not_behind_ids_or_the_end(self, block: bytes) -> None:
+    def test_not_behind_the_end(self) -> None:
         receiver = Receiver(OpenAIChat())
-        receiver.feed(block)
+        receiver.feed(b"data: [DONE]\n\n")
         receiver.intake.settle()
         assert not receiver.intake.plain
+
+    def test_ids_are_followed(self) -> None:
+        receiver = Receiver(OpenAIChat())
+        receiver.feed(b"id: 1\n" + CHUNK)
+        receiver.intake.settle()
+        assert receiver.intake.pass_plain(b"id: 2\n" + CHUNK)
+        assert receiver.intake.last_event_id == "2"
+        assert receiver.intake.pass_plain(CHUNK)
+        assert receiver.intake.last_event_id == "2"
+        assert not receiver.intake.pass_plain((b"id: 3\n" + CHUNK) * 2)
+        assert not receiver.intake.pass_plain(b"id\n" + CHUNK)

@@ -167,7 +167,7 @@ class TestCheckpoint:
 
     def test_every_field_has_its_type_checked(self) -> None:
         for name in json.loads(CHECKPOINT.to_json()):
-            with pytest.raises(ValueError, match="version|cannot be right"):
+            with pytest.raises(ValueError, match=r"version|cannot be right"):
                 Checkpoint.from_json(json.dumps({**json.loads(CHECKPOINT.to_json()), name: [object.__name__]}))
 
 

@@ -1,4 +1,4 @@
-"""The missing events of a finished response: whoever adds them up ends with the same answer, wherever the stream broke off."""
+"""The missing events of a finished response: added up, they are the same answer, wherever the stream broke off."""
 
 from __future__ import annotations
 

@@ -255,6 +255,22 @@ async def test_closing_wakes_a_backoff() -> None:
         await driving.aclose()
 
 
+async def test_closing_while_the_connection_is_let_go_for_a_backoff() -> None:
+    class Closing(Answer):
+        async def _close(self) -> None:
+            await super()._close()
+            await driving.aclose()
+
+    busy = Closing(status=503)
+    driving = driver(
+        conversation(backoff=lambda failures, *_: 3600.0 if failures else 0.0),
+        Wire(Answer(ONE, Broken("cut")), busy),
+    )
+    await driving.begin()
+    assert [part async for part in driving.slices()] == [ONE]
+    assert busy.closed == 1
+
+
 async def test_closing_wakes_a_blocked_read() -> None:
     reading, gone = anyio.Event(), anyio.Event()
 

@@ -130,9 +130,9 @@ def test_cancel_stops_the_server(llama: str) -> None:
     with httpx.Client(timeout=60) as client:
         with rl.connect_sse(client, "POST", f"{llama}/v1/chat/completions", json=body) as stream:
             next(stream.text_deltas())
-            assert running(llama) == 1
             stream.cancel()
         assert running(llama) == 0
+        assert stream.report.events < 2000
 
 
 def running(server: str) -> int:

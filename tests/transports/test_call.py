@@ -118,6 +118,11 @@ def test_a_body_that_streams_from_somewhere_is_none() -> None:
     assert prepared(Calls(), request).key is not None
 
 
+def test_a_body_that_a_redirect_has_carried_over_is_at_hand() -> None:
+    request = httpx.Request("POST", EVENTS_URL, stream=httpx.ByteStream(b"body"))
+    assert calls.plan_of(request).body == b"body"
+
+
 def test_a_request_as_plain_data() -> None:
     request = httpx.Request("POST", "https://api.example/a?b=c%20d", headers={"X-Mine": "1"}, content=b"body")
     plan = calls.plan_of(request)

@@ -177,7 +177,7 @@ class TransportTests:
         assert [seen.headers.get("last-event-id") for seen in inner.requests] == [None, "1", "1", "3"]
         assert {seen.headers["authorization"] for seen in inner.requests} == {"Bearer mine"}
         assert notices == ["drop", "resume", "drop", "resume", "confirm", "end"]
-        assert all(given.stream.closed for given in inner.responses)
+        assert all(body.closed for body in inner.bodies)
 
     async def test_a_drop_is_not_seen_async(self) -> None:
         notices: list[str] = []
@@ -193,7 +193,7 @@ class TransportTests:
         assert await response.aread() == b"".join(numbered(1, 2, 3))
         assert [seen.headers.get("last-event-id") for seen in inner.requests] == [None, "1", "1", "3"]
         assert notices == ["drop", "resume", "drop", "resume", "confirm", "end"]
-        assert all(given.stream.closed for given in inner.responses)
+        assert all(body.closed for body in inner.bodies)
 
     @pytest.mark.parametrize("error", ["ReadError", "RemoteProtocolError", "ReadTimeout", "DecodingError"])
     def test_an_answer_that_cannot_be_completed(self, error: str) -> None:
@@ -279,7 +279,7 @@ class TransportTests:
         response = self.around(inner).handle_request(self.chat())
         assert next(response.iter_raw()) == chat("a")[0]
         response.close()
-        assert inner.responses[0].stream.closed == 1
+        assert inner.bodies[0].closed == 1
         assert len(inner.requests) == 1
 
     async def test_closing_early_async(self) -> None:
@@ -287,7 +287,7 @@ class TransportTests:
         response = await self.async_around(inner).handle_async_request(self.chat())
         assert await anext(aiter(response.stream)) == chat("a")[0]
         await response.aclose()
-        assert inner.responses[0].stream.closed == 1
+        assert inner.bodies[0].closed == 1
         assert len(inner.requests) == 1
 
     def test_closing_shuts_the_socket_under_a_blocked_read(self) -> None:
@@ -318,7 +318,7 @@ class TransportTests:
         assert told.method == "DELETE"
         assert told.url == f"https://api.example/v1/stream?conv_id={asked.headers['x-conversation-id']}"
         assert told.headers["authorization"] == "Bearer mine"
-        assert inner.responses[1].stream.closed == 1
+        assert inner.bodies[1].closed == 1
 
     async def test_an_orphan_of_llama_cpp_is_stopped_async(self) -> None:
         inner, _ = self.orphan(Said(status=204))

@@ -41,7 +41,6 @@ _EVENT_BYTES: dict[Api, int] = {"chat": 235, "responses": 165}  # about; only to
 _PATIENCE_SECONDS = 2.0
 
 _BLANK_LINE = b"\n\n"
-_DONE = b"data: [DONE]\n\n"
 
 _BACK_WORDS = {"resume": "resumed at byte", "repeat": "asked again at byte", "poll": "polled at byte"}
 _FAULT_WORDS = {
@@ -413,7 +412,7 @@ def judge(plain: Reader, wrapped: Reader, record: bytes | None) -> Outcome:
         record: The body that the server would have sent over a good connection; None if it does not tell.
     """
     received = wrapped.answer
-    identical = wrapped.complete and record is not None and _identical(received, record)
+    identical = wrapped.complete and received == record
     report = wrapped.report or rl.Report()
     events = received.count(_BLANK_LINE)
     whole = f" of {record.count(_BLANK_LINE):,}" if record else ""
@@ -434,11 +433,6 @@ def judge(plain: Reader, wrapped: Reader, record: bytes | None) -> Outcome:
         ("time lost to drops", "", f"{wrapped.seconds_lost:.2f} s"),
     ]
     return Outcome(rows, _summary(wrapped, record, identical), identical)
-
-
-def _identical(received: bytes, record: bytes) -> bool:
-    # A cut can fall between the event that completes the answer and this marker. Then there is nothing to go back for.
-    return received == record or received + _DONE == record
 
 
 def _summary(wrapped: Reader, record: bytes | None, identical: bool) -> str:

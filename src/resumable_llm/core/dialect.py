@@ -66,6 +66,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def overlaps(self) -> bool:
+        """Whether `resume` asks for the last ``progress.overlap`` bytes again, to see that they are the same."""
+        ...
+
+    @property
     def sequence_key(self) -> bytes | None:
         """What stands before the sequence number in ordinary events, if the dialect numbers them: a key in quotes."""
         ...
@@ -98,6 +103,10 @@ class Dialect(Protocol):
 
     def read(self, event: Fields) -> Reading:
         """What one event says. Called for each event that has data or a name."""
+        ...
+
+    def counts(self, block: bytes) -> bool:
+        """Whether a block without an event is the server's own, which its offsets count; a proxy's ping is not."""
         ...
 
     def ended(self, request: RequestPlan, transcript: Transcript) -> bool:

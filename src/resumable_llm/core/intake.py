@@ -6,7 +6,7 @@ Keeps the place in the answer behind the last block judged. Decides nothing abou
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from resumable_llm.core.actions import Deliver
 from resumable_llm.core.dialect import Dialect
@@ -65,13 +65,17 @@ class Intake:
         self._splitter = BlockSplitter(max_event_bytes)
         self._at_start = True
         self._behind_cursor = 0
+        self._last_blocks = b""
+        self._plain_before = 0
+        self._due: list[bytes] = []
         self.plain = False
         """The next bytes may pass unread if they are ordinary."""
+        self._in_runs = False
 
     def take_dialect(self, dialect: Dialect) -> None:
         """Read events by this dialect from here on."""
         self.dialect = dialect
-        self._ordinary = dialect.ordinary
+        self._match: Callable[..., object | None] = dialect.ordinary.fullmatch if dialect.ordinary else _never
         self._sequence_key = dialect.sequence_key
 
     def begin(self, *, resumed: bool) -> None:
@@ -79,20 +83,24 @@ class Intake:
         self._splitter = BlockSplitter(self._max_event_bytes)
         self._at_start = True
         self.plain = False  # until something new has come of this connection, every chunk is looked at
+        self._due = []
         if not resumed:
             self._read = -self._transcript.plain_size
+            self._last_blocks = b""
         else:
+            self._due = self._splitter.split(self.overlap)
             self.counter.resumed()
             self.ledger.resumed(self._transcript, self._behind_cursor)
 
     def settle(self) -> None:
         """See whether the next bytes may pass plainly: half an event must wait for its other half."""
         self.plain = not (self.terminal or self._splitter.pending) and self._may_skim
+        self._in_runs = not (self.one_by_one or self.numbered or self._sequence_key is not None)
 
     @property
     def _may_skim(self) -> bool:
         """Whether ordinary events need not be read: the first ones of a resumed stream must."""
-        return self._ordinary is not None and not self.ledger.replaying
+        return self.dialect.ordinary is not None and not self.ledger.replaying and not self._due
 
     def pass_plain(self, chunk: bytes) -> bool:
         """Take a chunk that passes as it is. The hot path.
@@ -101,7 +109,9 @@ class Intake:
             True if the chunk holds only whole events that need no reading: it may go to the caller at once, and
             counts as delivered. False: nothing was done, `feed` must have it.
         """
-        if not self.plain or 13 in chunk or not self._skim(chunk):
+        if not self.plain or 13 in chunk:
+            return False
+        if self._match(chunk) is None if self._in_runs else not self._skim(chunk):
             return False
         fresh = self._transcript.fresh
         fresh.append(chunk)
@@ -111,7 +121,6 @@ class Intake:
 
     def _skim(self, data: bytes) -> bool:
         """Whether these are ordinary events, which only have to be counted: then they are."""
-        assert self._ordinary is not None
         start, last_event_id = 0, None
         if self.one_by_one or self.numbered or self._sequence_key is not None:  # then one at a time
             if data.find(b"\n\n") != len(data) - 2:
@@ -120,7 +129,7 @@ class Intake:
                 named = _ID_LINE(data)
                 if named is not None:
                     start, last_event_id = named.end(), named[1]
-        if self._ordinary.fullmatch(data, start) is None:
+        if self._match(data, start) is None:
             return False
         if self._sequence_key is not None and not self.counter.follows(_number_behind(self._sequence_key, data)):
             return False
@@ -132,12 +141,26 @@ class Intake:
         return True
 
     @property
+    def overlap(self) -> bytes:
+        """The last whole blocks that count, if the dialect wants them again at a resume."""
+        transcript = self._transcript
+        transcript.settle()
+        if not self.dialect.overlaps:
+            return b""
+        return self._last_blocks if transcript.plain_size == self._plain_before else transcript.last_plain
+
+    @property
     def head(self) -> Position:
         """The place behind the last block judged."""
         transcript = self._transcript
         if transcript.fresh:
             transcript.settle()
         return _new(Position, (self.last_event_id, self.counter.last, self._read + transcript.plain_size))
+
+    @property
+    def is_torn(self) -> bool:
+        """Half an event has come."""
+        return self._splitter.pending > 0
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
         """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
@@ -154,7 +177,7 @@ class Intake:
             return self.judge(self._splitter.split(whole), before)
         if whole and self._skim(whole):
             self._at_start, self.saw_data = False, True
-            self._read += len(whole)
+            self._count(whole)
             return [Deliver(whole, whole.count(b"\n\n"), self.head)]
         return self.judge(self._splitter.split(whole), before)
 
@@ -166,26 +189,14 @@ class Intake:
         behind = False  # something without an event came behind the last event, and counts with it
         for block in blocks:
             if skim and 13 not in block and self._skim(block):
-                self._at_start = behind = False
-                self.saw_data = True
-                self._read += len(block)
-                found.append(_new(Deliver, (block, 1, self.head if self.one_by_one else before)))
-                continue
-            fields = parse_block(block.removeprefix(BOM) if self._at_start else block)
-            self._at_start = False
-            self._read += len(block)
-            event, data, _, retry = fields
-            if retry is not None:
-                self.retry_floor = retry / 1000
-            if data is None and event is None:
-                behind = True
-                if self._pass_control(fields):
-                    found.append(Deliver(block, 0, before))
-            elif self._is_new(fields):
-                behind = False
-                found.append(_new(Deliver, (block, 1, self.head if self.one_by_one else before)))
+                self._at_start, self.saw_data = False, True
+                self._count(block)
+                events: int | None = 1
             else:
-                behind = True
+                events = self._judge(block)
+            behind = not events
+            if events is not None:
+                found.append(_new(Deliver, (block, events, self.head if self.one_by_one else before)))
             if self.terminal or self.objection:
                 break
         if not found or (self.one_by_one and not behind):
@@ -195,6 +206,35 @@ class Intake:
             return [Deliver(b"".join([each.data for each in found]), events, self.head)]
         found[-1] = found[-1]._replace(position=self.head)
         return found
+
+    def _judge(self, block: bytes) -> int | None:
+        """The number of events in a block that goes to the caller; None if it does not."""
+        fields = parse_block(block.removeprefix(BOM) if self._at_start else block)
+        self._at_start = False
+        event, data, _, retry = fields
+        if retry is not None:
+            self.retry_floor = retry / 1000
+        has_event = data is not None or event is not None
+        if has_event or self.dialect.counts(block):
+            if self._due:
+                self._expect_again(block)
+                return None
+            self._count(block)
+        if has_event:
+            return 1 if self._is_new(fields) else None
+        return 0 if self._pass_control(fields) else None
+
+    def _count(self, blocks: bytes) -> None:
+        self._read += len(blocks)
+        self._last_blocks, self._plain_before = blocks, self._transcript.plain_size
+
+    def _expect_again(self, block: bytes) -> None:
+        """A block that was delivered has been asked for again."""
+        self.saw_data = True
+        if block == self._due.pop(0):
+            self.replayed += 1
+        else:
+            self.objection = Verdict.OTHER, "the server's record of the answer is not what was received of it"
 
     def _pass_control(self, fields: Fields) -> bool:
         """Whether a block without event goes to the caller.
@@ -241,6 +281,10 @@ class Intake:
             self._behind_cursor = 0
         else:
             self._behind_cursor += fields.data is not None or fields.event is not None
+
+
+def _never(_chunk: bytes, _start: int = 0) -> None:
+    return None
 
 
 def _number_behind(key: bytes, event: bytes) -> int:

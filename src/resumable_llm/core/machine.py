@@ -175,6 +175,8 @@ class Conversation:
         self._last_data_at = 0.0
         self._answered = False
         self._stream_gone = False
+        self._broken = False  # since the last event: the answer did not end but broke off
+        self._torn = False  # and in the middle of an event
 
     # What a driver calls
 
@@ -252,6 +254,10 @@ class Conversation:
             self._end(Input.EOF, proved=True)
         elif self.dialect.proves_end:
             self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
+        elif self._intake.is_torn:
+            self._drop(Input.EOF, Failure("the connection ended inside an event"), now)
+        elif self._broken and not self._account.news:
+            self._drop(Input.EOF, Failure("the server had nothing more, although the answer had broken off"), now)
         elif not self._intake.numbered:
             self._end(Input.EOF, proved=False)
         elif self._purpose is Purpose.CONFIRM and not self._account.news:
@@ -290,6 +296,7 @@ class Conversation:
     def deliver_one_by_one(self) -> None:
         """From here on give out each event alone, so that the checkpoint is exact at each of them."""
         self._intake.one_by_one = True
+        self._intake.plain = False
 
     # What anybody may look at
 
@@ -301,7 +308,7 @@ class Conversation:
     @property
     def last_event_id(self) -> str:
         """SSE id of the last event given out, or of one before it if it has none."""
-        return self._outbox.position.last_event_id if self._outbox.is_holding else self._intake.last_event_id
+        return self._outbox.position.last_event_id if self._outbox.waiting else self._intake.last_event_id
 
     @property
     def upstream_error(self) -> str | None:
@@ -355,7 +362,8 @@ class Conversation:
     def progress(self) -> Progress:
         """How far the answer has come, for the dialect's questions."""
         position, _ = self._outbox.where(self._intake.head)
-        return Progress(self._request, position, self._intake.handle, self._location, self._delivered)
+        overlap = len(self._intake.overlap)
+        return Progress(self._request, position, self._intake.handle, self._location, self._delivered, overlap)
 
     def partial_text(self) -> str:
         """The text of the answer delivered so far."""
@@ -384,6 +392,7 @@ class Conversation:
             self._outbox.put(found)
             if not self._account.news and any(each.events for each in found):
                 self._account.note_news(now)
+                self._broken = self._torn = False
         if intake.objection is not None:
             verdict, why = intake.objection
             self._object(event, errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged, why)
@@ -442,6 +451,8 @@ class Conversation:
 
     def _drop(self, event: Input, failure: Failure, now: float) -> None:
         patience = self._account.note_end_of_connection(now)
+        if self.state is State.STREAMING:
+            self._broken, self._torn = True, self._torn or self._intake.is_torn
         self._notify("drop", failure.reason)
         way = self._way_back()
         if isinstance(way, str) and event is Input.RESPONSE and not self._answered:
@@ -538,11 +549,11 @@ class Conversation:
             self._send(Input.RESPONSE, self._purpose, plan, now)
 
     def _nothing_more(self, now: float) -> None:
-        if self.dialect.proves_end:
+        if self.dialect.proves_end or self._torn:
             self._stream_gone = True
             self._drop(
                 Input.RESPONSE,
-                Failure("the server has nothing more, but the event that ends an answer never came"),
+                Failure("the server has nothing more, but what was received is not whole"),
                 now,
             )
         else:

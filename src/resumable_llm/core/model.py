@@ -336,3 +336,5 @@ class Progress:
     location: str | None = None
     delivered: bool = False
     """Something of the answer has reached the caller."""
+    overlap: int = 0
+    """Bytes before the position that are known and can be asked for again, where the dialect wants to."""

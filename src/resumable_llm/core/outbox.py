@@ -28,25 +28,26 @@ class Outbox:
         self.position = position
         """Behind the last event that was delivered by `take`."""
         self._transcript = transcript
-        self._queue: deque[Deliver | Notify] = deque()
+        self.waiting: deque[Deliver | Notify] = deque()
+        """What has not been given out."""
         self._in_hand: Deliver | None = None
 
     def put(self, deliveries: Sequence[Deliver]) -> None:
         """Add deliveries."""
-        self._queue.extend(deliveries)
+        self.waiting.extend(deliveries)
 
     def tell(self, notice: Notice) -> None:
         """Add a notice."""
-        self._queue.append(Notify(notice))
+        self.waiting.append(Notify(notice))
 
     def take(self) -> Deliver | Notify | None:
         """The next, or None. What is given out counts as delivered as the class says."""
         transcript = self._transcript
         if self._in_hand is not None or transcript.fresh or transcript.in_hand:
             self.settle()
-        if not self._queue:
+        if not self.waiting:
             return None
-        action = self._queue.popleft()
+        action = self.waiting.popleft()
         if isinstance(action, Deliver):
             if action.events == 1:
                 self.position = action.position
@@ -68,7 +69,7 @@ class Outbox:
     @property
     def is_holding(self) -> bool:
         """Whether something is given out or waiting that the caller does not surely have."""
-        return self._in_hand is not None or any(isinstance(action, Deliver) for action in self._queue)
+        return self._in_hand is not None or any(isinstance(action, Deliver) for action in self.waiting)
 
     def where(self, head: Position) -> tuple[Position, int]:
         """The place up to which the caller surely has everything.
@@ -92,6 +93,6 @@ class Outbox:
         """Take what waits, if it is notices alone."""
         if self.is_holding:
             return []
-        told = [action.notice for action in self._queue if isinstance(action, Notify)]
-        self._queue.clear()
+        told = [action.notice for action in self.waiting if isinstance(action, Notify)]
+        self.waiting.clear()
         return told

@@ -28,6 +28,8 @@ class Transcript:
         """What has passed plainly since the last `settle`: events that each end in two line feeds, not counted yet."""
         self.plain_size = 0
         """Bytes that have passed plainly, as of the last `settle`."""
+        self.last_plain = b""
+        """The last of it, as of the last `settle`."""
         self.in_hand = b""
         """The last of what has passed plainly, until the caller comes back for more."""
         self._parts: list[bytes] = []
@@ -63,7 +65,7 @@ class Transcript:
         """Count what has passed plainly."""
         if self.fresh:
             joined = b"".join(self.fresh)
-            self.in_hand = self.fresh[-1]
+            self.in_hand = self.last_plain = self.fresh[-1]
             self.fresh.clear()
             self.plain_size += len(joined)
             self.keep(joined, joined.count(b"\n\n"))

@@ -27,6 +27,7 @@ class EventStream:
     proves_end: bool = False
     detached: bool = False
     ordinary: Pattern[bytes] | None = None
+    overlaps: bool = False
     sequence_key: bytes | None = None
     keeps: str = "the server sent no event ids, so nothing says where to go on"
 
@@ -52,6 +53,10 @@ class EventStream:
     def read(self, event: Fields) -> Reading:
         """Nothing: ids are the conversation's affair."""
         return NOTHING
+
+    def counts(self, block: bytes) -> bool:
+        """True."""
+        return True
 
     def ended(self, request: RequestPlan, transcript: Transcript) -> bool:
         """False: nothing in a plain event stream says that it is complete."""

@@ -21,6 +21,7 @@ from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, wants_stream
 
 _CONVERSATION = "x-conversation-id"
+_PING = b":\n\n"
 _ENDPOINT = re.compile(r"(?:/v1)?/(?:chat/completions|completions|completion|responses|messages)$")
 
 
@@ -33,6 +34,7 @@ class LlamaCpp(EventStream):
 
     proves_end = True
     detached = True
+    overlaps = True
     keeps = "llama.cpp keeps an answer for 300 seconds after its end, and its last 4 MiB"
 
     def __init__(self, format: Dialect) -> None:
@@ -52,14 +54,19 @@ class LlamaCpp(EventStream):
         """What the format reads, but neither handle nor sequence: the way back has its own."""
         return self._format.read(event)._replace(handle=None, sequence=None)
 
+    def counts(self, block: bytes) -> bool:
+        """llama.cpp's own ping, which it keeps and counts, is a lone colon; any other was put in by a proxy."""
+        return block == _PING
+
     def ended(self, request: RequestPlan, transcript: Transcript) -> bool:
         """As the format does."""
         return self._format.ended(request, transcript)
 
     def resume(self, progress: Progress) -> RequestPlan | None:
-        """From the byte behind the last whole event."""
+        """From the last whole event on, which must come again: an offset that is not the server's own would show."""
         assert progress.handle is not None
-        return progress.request.get(_stream(progress), conv_id=progress.handle, **{"from": progress.position.offset})
+        start = progress.position.offset - progress.overlap
+        return progress.request.get(_stream(progress), conv_id=progress.handle, **{"from": start})
 
     def may_repeat(self, progress: Progress) -> bool:
         """Never: a second POST would destroy what is kept."""

@@ -157,9 +157,10 @@ class AsyncDriver:
             await self._send(action)
         elif isinstance(action, Wait):
             await self._let_go()
-            self._wake = anyio.Event()
-            with anyio.move_on_after(action.seconds):
-                await self._wake.wait()
+            if not self._closed:
+                self._wake = anyio.Event()
+                with anyio.move_on_after(action.seconds):
+                    await self._wake.wait()
             if not self._closed:
                 self.conversation.receive_wakeup(self._clock())
         elif isinstance(action, Notify):

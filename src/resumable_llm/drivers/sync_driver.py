@@ -114,7 +114,10 @@ class SyncDriver:
             self._let_go()
 
     def close(self) -> None:
-        """Let go of the connection, also from another thread while a read or a backoff is blocked."""
+        """Let go of the connection, also from another thread while a read or a backoff is blocked.
+
+        A reconnect that waits for the head of its response cannot be woken; it ends with its read timeout.
+        """
         self._closed.set()
         if self.exchange is not None:
             self.exchange.abort()

@@ -100,10 +100,9 @@ class Calls:
 
 def plan_of(request: Any) -> RequestPlan:
     """A request of the httpx family as plain data; a body that streams from somewhere is None."""
-    try:
-        body: bytes | None = request.content
-    except Exception:  # noqa: BLE001  RequestNotRead, of whichever family
-        body = None
+    # Not `request.content`: a request that the client made to follow a redirect has its bytes in the stream alone.
+    in_memory = type(request.stream).__name__ == "ByteStream"
+    body: bytes | None = b"".join(request.stream) if in_memory else None
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
     return RequestPlan(request.method, str(request.url), headers, body)
 

@@ -5,7 +5,7 @@ The file for httpx2 differs in the import alone; a test holds the two equal.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 
 import httpx as http
 
@@ -188,7 +188,11 @@ class _AsyncBody(http.AsyncByteStream):
         self._slices = driver.slices()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._slices  # always the same: a second iteration goes on where the first stopped
+        return self  # always the same: a second iteration goes on where the first stopped
+
+    def __anext__(self) -> Awaitable[bytes]:
+        # Not the generator itself: who abandons an iteration would end it, and a second iteration with it.
+        return self._slices.__anext__()
 
     async def aclose(self) -> None:
         await self._driver.abandon()
