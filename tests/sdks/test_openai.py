@@ -512,9 +512,6 @@ async def test_text_of_an_abandoned_iterator(family: str, anyio_backend: str) ->
             assert said == [event.json for event in _NUMBERED[:-1]]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="httpx gives a redirected request no content, so nobody sees that it asks for a stream"
-)
 def test_a_redirected_call_is_still_known_for_what_it_is(http: Any) -> None:
     """The SDK's client follows redirects; behind one, an answer that ends too early must not look whole."""
     http.follow_redirects = True

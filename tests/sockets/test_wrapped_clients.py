@@ -242,7 +242,6 @@ def test_errors_are_of_the_clients_own_family() -> None:
         assert error.request.url == f"{server.url}/chat/completions"
 
 
-@pytest.mark.xfail(strict=True, reason="httpx gives a redirected request no content, so it cannot be sent again")
 def test_a_redirected_post_can_be_resumed(family: str) -> None:
     backdrop = BACKDROPS["chat_ids"]
     moved = Answer(status=307, headers={"location": "/moved/chat/completions"})
