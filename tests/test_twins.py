@@ -29,6 +29,10 @@ IN_DRIVERS = {
     "_let_go": "a cancelled task must still let go",
     "slices": "a flag or an event says that it is closed; an async generator cannot return a value",
     "_failed": "the same",
+    "_end_of_body": "the same",
+    "begin": "the same",
+    "_body": "an iterator of nothing",
+    "cancel": "a cancelled task must still tell the server",
     "abandon": "the same",
 }
 

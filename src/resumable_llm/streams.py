@@ -5,7 +5,6 @@ httpx-sse's signatures and event type first. Knows HTTP families through `famili
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any
@@ -18,14 +17,14 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import UpstreamFailed, as_family
 from resumable_llm.core.events import BOM, Fields, parse_block
 from resumable_llm.core.machine import Conversation, State
-from resumable_llm.core.model import Checkpoint, Limits, Report, RequestPlan
+from resumable_llm.core.model import Checkpoint, Limits, Report, RequestPlan, to_header
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
 from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.families import Family, family_of
 from resumable_llm.policy import RetryPolicy
-from resumable_llm.transports.call import BYPASS, plan_of, with_timeout
+from resumable_llm.transports.call import BYPASS, end_generator, new_key, plan_of
 
 Terminal = str | Callable[[Fields], bool]
 
@@ -33,9 +32,10 @@ Terminal = str | Callable[[Fields], bool]
 class _Stream:
     """What the two streams have in common: everything but I/O."""
 
-    def __init__(self, client: Any, family: Family, conversation: Conversation, policy: RetryPolicy) -> None:
+    def __init__(self, client: Any, request: Any, conversation: Conversation, policy: RetryPolicy) -> None:
         self._client = client
-        self._family = family
+        self._family = _family(client)
+        self._first = request
         self._policy = policy
         self._conversation = conversation
 
@@ -50,12 +50,13 @@ class _Stream:
         return self._conversation.report
 
     def _request(self, send: Send) -> Any:
-        plan = send.plan
-        request = self._client.build_request(
-            plan.method, plan.url, headers=list(plan.headers), content=plan.body or None
-        )
-        request.extensions = {**with_timeout(request.extensions, self._policy, send), BYPASS: True}
+        request = self._family.transports.outgoing(send, self._first, self._policy)
+        request.extensions = {**request.extensions, BYPASS: True}
         return request
+
+    def _follow_redirects(self) -> dict[str, bool]:
+        # Until the answer has begun that is the client's affair; then ours, who must not leave the origin.
+        return {"follow_redirects": False} if self._conversation.answered else {}
 
     def _event(self, block: bytes) -> ServerSentEvent | None:
         event, data, _, retry = parse_block(block.removeprefix(BOM))
@@ -91,13 +92,14 @@ class ResumableStream(_Stream):
     """
 
     def __init__(
-        self, client: Any, family: Family, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
+        self, client: Any, request: Any, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
     ) -> None:
-        super().__init__(client, family, conversation, policy)
+        super().__init__(client, request, conversation, policy)
         self.response: Any = None
-        errors = family.transports.ERRORS
-        self._driver = SyncDriver(conversation, self._open, errors, family.transports.FAMILY_ERROR, on_event=on_event)
-        self._exchange: Callable[[Any], Exchange] = family.transports.exchange
+        ours = self._family.transports
+        self._driver = SyncDriver(conversation, self._open, ours.ERRORS, ours.FAMILY_ERROR, on_event=on_event)
+        self._exchange: Callable[[Any], Exchange] = ours.exchange
+        self._slices = self._driver.slices()
         self._events = self._iterate()
 
     def __enter__(self) -> Self:
@@ -139,17 +141,16 @@ class ResumableStream(_Stream):
         self._driver.cancel()
 
     def _iterate(self) -> Iterator[ServerSentEvent]:
-        for block in self._driver.slices():
+        for block in self._slices:
             event = self._event(block)
             if event is not None:
                 yield event
         self._check_end()
 
     def _open(self, send: Send) -> Exchange:
-        first = self.response is None
-        follow = {} if first else {"follow_redirects": False}
-        response = self._client.send(self._request(send), stream=True, **follow)
-        if first:
+        beginning = not self._conversation.answered
+        response = self._client.send(self._request(send), stream=True, **self._follow_redirects())
+        if beginning:
             self.response = response
         return self._exchange(response)
 
@@ -158,13 +159,14 @@ class AsyncResumableStream(_Stream):
     """The same for asynchronous clients, on asyncio or trio; see `ResumableStream`."""
 
     def __init__(
-        self, client: Any, family: Family, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
+        self, client: Any, request: Any, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
     ) -> None:
-        super().__init__(client, family, conversation, policy)
+        super().__init__(client, request, conversation, policy)
         self.response: Any = None
-        errors = family.transports.ERRORS
-        self._driver = AsyncDriver(conversation, self._open, errors, family.transports.FAMILY_ERROR, on_event=on_event)
-        self._exchange: Callable[[Any], AsyncExchange] = family.transports.async_exchange
+        ours = self._family.transports
+        self._driver = AsyncDriver(conversation, self._open, ours.ERRORS, ours.FAMILY_ERROR, on_event=on_event)
+        self._exchange: Callable[[Any], AsyncExchange] = ours.async_exchange
+        self._slices = self._driver.slices()
         self._events = self._iterate()
 
     async def __aenter__(self) -> Self:
@@ -200,23 +202,24 @@ class AsyncResumableStream(_Stream):
     async def aclose(self) -> None:
         """Let go of the connection. A server that keeps the answer goes on with it, and `checkpoint` leads back."""
         await self._driver.aclose()
+        await end_generator(self._events)
+        await end_generator(self._slices)
 
     async def cancel(self) -> None:
         """Tell the server to stop generating, in its dialect's way, and close."""
         await self._driver.cancel()
 
     async def _iterate(self) -> AsyncIterator[ServerSentEvent]:
-        async for block in self._driver.slices():
+        async for block in self._slices:
             event = self._event(block)
             if event is not None:
                 yield event
         self._check_end()
 
     async def _open(self, send: Send) -> AsyncExchange:
-        first = self.response is None
-        follow = {} if first else {"follow_redirects": False}
-        response = await self._client.send(self._request(send), stream=True, **follow)
-        if first:
+        beginning = not self._conversation.answered
+        response = await self._client.send(self._request(send), stream=True, **self._follow_redirects())
+        if beginning:
             self.response = response
         return self._exchange(response)
 
@@ -260,20 +263,18 @@ def connect_sse(
         HTTPStatusError: On entering: the server refused. Of the family.
         SSEError: On entering: the answer is no event stream.
     """
-    family = _family(client, sync=True)
+    _check_colour(client, sync=True)
     policy = policy or RetryPolicy()
+    first = client.build_request(method, url, **request)
     talk = _begin(
-        client,
-        method,
-        url,
-        request,
+        first,
         dialect=dialect,
         policy=policy,
         key=idempotency_key,
         last_event_id=last_event_id,
         terminal=terminal,
     )
-    return ResumableStream(client, family, talk, policy, on_event)
+    return ResumableStream(client, first, talk, policy, on_event)
 
 
 def aconnect_sse(
@@ -290,20 +291,18 @@ def aconnect_sse(
     **request: Any,
 ) -> AsyncResumableStream:
     """The same for asynchronous clients; see `connect_sse`."""
-    family = _family(client, sync=False)
+    _check_colour(client, sync=False)
     policy = policy or RetryPolicy()
+    first = client.build_request(method, url, **request)
     talk = _begin(
-        client,
-        method,
-        url,
-        request,
+        first,
         dialect=dialect,
         policy=policy,
         key=idempotency_key,
         last_event_id=last_event_id,
         terminal=terminal,
     )
-    return AsyncResumableStream(client, family, talk, policy, on_event)
+    return AsyncResumableStream(client, first, talk, policy, on_event)
 
 
 def resume_sse(
@@ -335,9 +334,10 @@ def resume_sse(
         ValueError: The checkpoint's dialect is not known here.
         ResumableError: On entering or iterating, as `connect_sse`.
     """
-    family = _family(client, sync=True)
+    _check_colour(client, sync=True)
     policy = policy or RetryPolicy()
-    return ResumableStream(client, family, _go_on(client, checkpoint, policy, terminal, request), policy, on_event)
+    first = client.build_request(checkpoint.method, checkpoint.url, **request)
+    return ResumableStream(client, first, _go_on(first, checkpoint, policy, terminal), policy, on_event)
 
 
 def aresume_sse(
@@ -350,28 +350,28 @@ def aresume_sse(
     **request: Any,
 ) -> AsyncResumableStream:
     """The same for asynchronous clients; see `resume_sse`."""
-    family = _family(client, sync=False)
+    _check_colour(client, sync=False)
     policy = policy or RetryPolicy()
-    return AsyncResumableStream(client, family, _go_on(client, checkpoint, policy, terminal, request), policy, on_event)
+    first = client.build_request(checkpoint.method, checkpoint.url, **request)
+    return AsyncResumableStream(client, first, _go_on(first, checkpoint, policy, terminal), policy, on_event)
 
 
-def _family(client: Any, *, sync: bool) -> Family:
+def _family(client: Any) -> Family:
     family = family_of(client)
     if family is None:
-        raise TypeError(
-            f"expected a client of httpx or httpx2, not {type(client).__module__}.{type(client).__qualname__}"
-        )
-    if family.is_sync_client(client) is not sync:
-        other = "aconnect_sse and aresume_sse" if sync else "connect_sse and resume_sse"
-        raise TypeError(f"this is {'an asynchronous' if sync else 'a blocking'} client: use {other}")
+        kind = type(client)
+        raise TypeError(f"expected a client of httpx or httpx2, not {kind.__module__}.{kind.__qualname__}")
     return family
 
 
+def _check_colour(client: Any, *, sync: bool) -> None:
+    if _family(client).is_sync_client(client) is not sync:
+        other = "aconnect_sse and aresume_sse" if sync else "connect_sse and resume_sse"
+        raise TypeError(f"this is {'an asynchronous' if sync else 'a blocking'} client: use {other}")
+
+
 def _begin(
-    client: Any,
-    method: str,
-    url: Any,
-    options: dict[str, Any],
+    request: Any,
     *,
     dialect: Dialect | None,
     policy: RetryPolicy,
@@ -379,25 +379,21 @@ def _begin(
     last_event_id: str | None,
     terminal: Terminal | None,
 ) -> Conversation:
-    request = client.build_request(method, url, **options)
     plan = plan_of(request)
     if plan.header("accept") in (None, "*/*"):
         plan = plan.with_headers(("Accept", "text/event-stream"))
     if key is not None:
-        plan = plan.with_headers(("Idempotency-Key", key))
+        plan = plan.with_headers(("Idempotency-Key", to_header(key)))
     if last_event_id:
-        plan = plan.with_headers(("Last-Event-ID", last_event_id))
+        plan = plan.with_headers(("Last-Event-ID", to_header(last_event_id)))
     dialect = _dialect(dialect, terminal) or recognise(plan) or ANY_EVENT_STREAM
-    plan = dialect.prepare(plan, key or f"rl-{uuid.uuid4()}")
+    plan = dialect.prepare(plan, key or new_key())
     return Conversation(
         plan, dialect, policy.backoff, _limits(policy), key=plan.header("idempotency-key"), one_by_one=True
     )
 
 
-def _go_on(
-    client: Any, checkpoint: Checkpoint, policy: RetryPolicy, terminal: Terminal | None, options: dict[str, Any]
-) -> Conversation:
-    request = client.build_request(checkpoint.method, checkpoint.url, **options)
+def _go_on(request: Any, checkpoint: Checkpoint, policy: RetryPolicy, terminal: Terminal | None) -> Conversation:
     plan = plan_of(request).with_headers(("Accept", "text/event-stream"))
     if checkpoint.method != "GET" and not plan.body:
         plan = RequestPlan(plan.method, plan.url, plan.headers, None)

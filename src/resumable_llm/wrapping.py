@@ -81,7 +81,7 @@ def _wrap_http(client: Any, policy: RetryPolicy | None, on_event: OnEvent | None
     sync = family.is_sync_client(client)
     transport_class = family.transports.ResumableTransport if sync else family.transports.AsyncResumableTransport
 
-    owner = Owner(client)
+    owner = getattr(client._transport, "owner", None) or Owner(client)
 
     def around(transport: Any) -> Any:
         if isinstance(transport, transport_class):  # wrapped twice: the later options count
@@ -94,7 +94,8 @@ def _wrap_http(client: Any, policy: RetryPolicy | None, on_event: OnEvent | None
     made._mounts = {pattern: transport and around(transport) for pattern, transport in client._mounts.items()}
     made._headers = client._headers.copy()
     made._event_hooks = {name: list(hooks) for name, hooks in client._event_hooks.items()}
-    made._state = type(client._state).UNOPENED  # so that ``with`` works on the copy of a client in use
+    if not client.is_closed:
+        made._state = type(client._state).UNOPENED  # so that ``with`` works on the copy of a client in use
     return made
 
 

@@ -55,6 +55,7 @@ from resumable_llm.core.model import (
     Progress,
     Report,
     RequestPlan,
+    from_header,
     resolve,
     without_credentials,
 )
@@ -152,7 +153,7 @@ class Conversation:
         self.transcript.whole = self._start.events == 0
 
         # What comes in, what goes out, and what it takes.
-        cursor = self._start.last_event_id or request.header("last-event-id") or ""
+        cursor = self._start.last_event_id or from_header(request.header("last-event-id") or "")
         self._intake = Intake(dialect, self._start, cursor, self.transcript, limits.max_event_bytes)
         self._intake.one_by_one = one_by_one
         self.receive_plain = self._intake.pass_plain  # a chunk that passes as it is needs no more than this
@@ -200,11 +201,11 @@ class Conversation:
         streams = headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
         if status in (200, 201) and streams and self._purpose is not Purpose.POLL:
             self._begin_stream(starting, now)
-        elif self._purpose is Purpose.FIRST and (status not in _TRANSIENT or self._request.body is None):
+        elif starting and not self._answered and (status not in _TRANSIENT or self._request.body is None):
             self._surface()
         elif status == 204 and not starting and self._purpose is not Purpose.POLL:
             self._nothing_more(now)
-        elif status in _REDIRECTS and not starting:
+        elif status in _REDIRECTS:
             self._follow(headers.get("location", ""), now)
         elif status in _TRANSIENT:
             self._drop(Input.RESPONSE, Failure(f"the server answered {status}", floor=retry_after(headers)), now)
@@ -291,7 +292,10 @@ class Conversation:
 
     def last_notices(self) -> list[Notice]:
         """What is still to be told of a complete answer whose reader needs no more than its last event."""
-        return self._outbox.last_notices() if self.state is State.ENDED else []
+        if self.state is not State.ENDED:
+            return []
+        self._outbox.settle()
+        return self._outbox.last_notices()
 
     def deliver_one_by_one(self) -> None:
         """From here on give out each event alone, so that the checkpoint is exact at each of them."""
@@ -343,6 +347,11 @@ class Conversation:
     def report(self) -> Report:
         """What it took so far."""
         return self._account.report(self.dialect, self._intake.replayed)
+
+    @property
+    def answered(self) -> bool:
+        """A stream has begun, on some connection."""
+        return self._answered
 
     @property
     def surfaced(self) -> bool:

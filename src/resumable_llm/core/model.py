@@ -18,6 +18,16 @@ Headers = Mapping[str, str]
 Fidelity = Literal["exact", "verified", "continued"]
 
 
+def to_header(text: str) -> str:
+    """A text as a header's value: in UTF-8, as the WHATWG wants ids to be sent, each byte a character."""
+    return text.encode().decode("latin-1")
+
+
+def from_header(value: str) -> str:
+    """The text that `to_header` was given."""
+    return value.encode("latin-1").decode(errors="replace")
+
+
 @dataclass(frozen=True)
 class RequestPlan:
     """A request, as plain data.
@@ -25,7 +35,7 @@ class RequestPlan:
     Args:
         method: HTTP method.
         url: Absolute URL.
-        headers: Name and value pairs, in order.
+        headers: Name and value pairs, in order; each character of a value is one byte on the wire.
         body: The whole body; None if it streams from somewhere and cannot be sent again.
     """
 

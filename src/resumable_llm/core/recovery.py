@@ -10,7 +10,7 @@ from enum import Enum
 from math import isfinite
 
 from resumable_llm.core.dialect import Dialect
-from resumable_llm.core.model import Headers, Progress, RequestPlan, resolve
+from resumable_llm.core.model import Headers, Progress, RequestPlan, resolve, to_header
 
 NEVER_ACROSS = "what was meant for one origin is never sent to another"
 
@@ -71,7 +71,7 @@ def by_last_event_id(dialect: Dialect, progress: Progress) -> RequestPlan | str:
     asked = plan.with_headers(
         ("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",)
     )
-    return asked.with_headers(("Last-Event-ID", cursor)) if cursor else asked
+    return asked.with_headers(("Last-Event-ID", to_header(cursor))) if cursor else asked
 
 
 def retry_after(headers: Headers) -> float | None:

@@ -80,7 +80,7 @@ class AsyncDriver:
         """
         conversation = self.conversation
         conversation.start(self._clock())
-        while conversation.state not in (State.STREAMING, State.ENDED):
+        while conversation.state not in (State.STREAMING, State.ENDED) and not self._closed:
             await self._perform(conversation.next_action())
         return not conversation.surfaced
 
@@ -96,9 +96,9 @@ class AsyncDriver:
                 action = conversation.next_action()
                 if isinstance(action, Deliver):
                     yield action.data
-                elif isinstance(action, Read) and self.exchange is not None:
+                elif isinstance(action, Read):
                     try:
-                        async for chunk in self.exchange.body:
+                        async for chunk in self._body():
                             if passes(chunk):
                                 yield chunk
                             else:
@@ -145,10 +145,12 @@ class AsyncDriver:
         await self.aclose()
         plan = dialect.cancel(progress)
         if plan is not None:
-            exchange = await self._open(Send(plan, CANCEL_SECONDS))
-            await exchange.aclose()
-            if exchange.status >= 400:
-                log.warning("the server answered %d when told to stop", exchange.status)
+            # A reader that is cancelled itself must still be able to tell the server.
+            with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                exchange = await self._open(Send(plan, CANCEL_SECONDS))
+                await exchange.aclose()
+                if exchange.status >= 400:
+                    log.warning("the server answered %d when told to stop", exchange.status)
 
     async def _perform(self, action: Action) -> None:
         if isinstance(action, Read):
@@ -185,9 +187,8 @@ class AsyncDriver:
         self.conversation.receive_response(exchange.status, exchange.headers, self._clock())
 
     async def _read(self) -> None:
-        assert self.exchange is not None
         try:
-            chunk = await anext(self.exchange.body, None)
+            chunk = await anext(self._body(), None)
         except self._errors as error:
             await self._failed(error)
         else:
@@ -196,9 +197,14 @@ class AsyncDriver:
             else:
                 self.conversation.receive_data(chunk, self._clock())
 
+    def _body(self) -> AsyncIterator[bytes]:
+        exchange = self.exchange
+        return _nothing() if exchange is None else exchange.body  # closed by somebody else, a moment ago
+
     async def _end_of_body(self) -> None:
         await self._let_go()
-        self.conversation.receive_eof(self._clock())
+        if not self._closed:
+            self.conversation.receive_eof(self._clock())
 
     async def _failed(self, error: Exception) -> None:
         await self._let_go()
@@ -226,3 +232,8 @@ class AsyncDriver:
         if exchange is not None:
             with anyio.CancelScope(shield=True):  # a cancelled reader must not leave its connection behind
                 await exchange.aclose()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""

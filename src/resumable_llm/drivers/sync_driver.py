@@ -78,7 +78,7 @@ class SyncDriver:
         """
         conversation = self.conversation
         conversation.start(self._clock())
-        while conversation.state not in (State.STREAMING, State.ENDED):
+        while conversation.state not in (State.STREAMING, State.ENDED) and not self._closed.is_set():
             self._perform(conversation.next_action())
         return not conversation.surfaced
 
@@ -94,9 +94,9 @@ class SyncDriver:
                 action = conversation.next_action()
                 if isinstance(action, Deliver):
                     yield action.data
-                elif isinstance(action, Read) and self.exchange is not None:
+                elif isinstance(action, Read):
                     try:
-                        for chunk in self.exchange.body:
+                        for chunk in self._body():
                             if passes(chunk):
                                 yield chunk
                             else:
@@ -181,9 +181,8 @@ class SyncDriver:
         self.conversation.receive_response(exchange.status, exchange.headers, self._clock())
 
     def _read(self) -> None:
-        assert self.exchange is not None
         try:
-            chunk = next(self.exchange.body, None)
+            chunk = next(self._body(), None)
         except self._errors as error:
             self._failed(error)
         else:
@@ -192,9 +191,14 @@ class SyncDriver:
             else:
                 self.conversation.receive_data(chunk, self._clock())
 
+    def _body(self) -> Iterator[bytes]:
+        exchange = self.exchange
+        return iter(()) if exchange is None else exchange.body  # closed by somebody else, a moment ago
+
     def _end_of_body(self) -> None:
         self._let_go()
-        self.conversation.receive_eof(self._clock())
+        if not self._closed.is_set():
+            self.conversation.receive_eof(self._clock())
 
     def _failed(self, error: Exception) -> None:
         self._let_go()

@@ -60,6 +60,8 @@ class Call:
     plan: RequestPlan
     dialect: Dialect
     key: str | None
+    fingerprint: str = ""
+    """The same for an SDK's repeat of the same request."""
 
 
 class Calls:
@@ -70,7 +72,7 @@ class Calls:
     """
 
     def __init__(self) -> None:
-        self._keys: OrderedDict[str, str] = OrderedDict()
+        self._refused: OrderedDict[str, list[str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def prepare(self, request: Any) -> Call | None:
@@ -83,19 +85,33 @@ class Calls:
         dialect = recognise(plan)
         if dialect is None:
             return None
-        key = self._key_for(plan)
-        prepared = dialect.prepare(plan, key)
-        return Call(prepared, dialect, prepared.header("idempotency-key"))
-
-    def _key_for(self, plan: RequestPlan) -> str:
-        call = hashlib.sha256(f"{plan.method} {plan.url} ".encode() + (plan.body or b"")).hexdigest()
+        fingerprint = hashlib.sha256(f"{plan.method} {plan.url} ".encode() + (plan.body or b"")).hexdigest()
         retried = (plan.header("x-stainless-retry-count") or "0") != "0"
+        prepared = dialect.prepare(plan, (self._key_again(fingerprint) if retried else None) or new_key())
+        return Call(prepared, dialect, prepared.header("idempotency-key"), fingerprint)
+
+    def refused(self, call: Call) -> None:
+        """No stream came of a call: if the SDK tries again, it is the same call, and no other one has its key."""
+        if call.key is None:
+            return
         with self._lock:
-            key = self._keys.pop(call, None) if retried else None
-            self._keys[call] = key = key or f"rl-{uuid.uuid4()}"
-            if len(self._keys) > _MAX_KEYS:
-                self._keys.popitem(last=False)
+            self._refused.setdefault(call.fingerprint, []).append(call.key)
+            while len(self._refused) > _MAX_KEYS or len(self._refused[call.fingerprint]) > _MAX_KEYS:
+                self._refused.popitem(last=False)
+                self._refused.setdefault(call.fingerprint, [call.key])
+
+    def _key_again(self, fingerprint: str) -> str | None:
+        with self._lock:
+            keys = self._refused.pop(fingerprint, [])
+            key = keys.pop(0) if keys else None
+            if keys:
+                self._refused[fingerprint] = keys
         return key
+
+
+def new_key() -> str:
+    """An idempotency key for a new call."""
+    return f"rl-{uuid.uuid4()}"
 
 
 def plan_of(request: Any) -> RequestPlan:
@@ -105,6 +121,11 @@ def plan_of(request: Any) -> RequestPlan:
     body: bytes | None = b"".join(request.stream) if in_memory else None
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
     return RequestPlan(request.method, str(request.url), headers, body)
+
+
+def raw_headers(plan: RequestPlan) -> list[tuple[bytes, bytes]]:
+    """A plan's headers as they go out."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in plan.headers]
 
 
 def headers_of(response: Any) -> Headers:
@@ -146,7 +167,7 @@ def with_timeout(extensions: Any, policy: RetryPolicy, send: Send) -> dict[str, 
     return {**extensions, "timeout": timeout}
 
 
-async def end_generator(generator: AsyncIterator[bytes]) -> None:
+async def end_generator(generator: AsyncIterator[object]) -> None:
     """End an asynchronous generator that nobody reads any more; left to the garbage collector, trio complains."""
     if isinstance(generator, AsyncGenerator) and not getattr(generator, "ag_running", False):
         await generator.aclose()
@@ -154,6 +175,8 @@ async def end_generator(generator: AsyncIterator[bytes]) -> None:
 
 def socket_of(response: Any) -> socket.socket | None:
     """The connection's socket, if the transport shows it."""
+    if response.extensions.get("http_version") == b"HTTP/2":
+        return None  # it is shared with other streams
     stream = response.extensions.get("network_stream")
     found = stream.get_extra_info("socket") if stream is not None else None
     return found if isinstance(found, socket.socket) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Iterator
 
 import httpx as http
+from typing_extensions import Self
 
 from resumable_llm.core.actions import Send
 from resumable_llm.dialects import ANY_EVENT_STREAM
@@ -18,7 +19,9 @@ from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.policy import RetryPolicy
 from resumable_llm.transports import call as calls
 
-ERRORS = (http.TransportError, http.DecodingError)
+ERRORS = (http.TimeoutException, http.NetworkError, http.RemoteProtocolError, http.ProxyError, http.DecodingError)
+"""What another attempt may mend. A URL or a request that is wrong in itself is not among them."""
+
 FAMILY_ERROR = http.RemoteProtocolError
 
 
@@ -46,7 +49,7 @@ class ResumableTransport(http.BaseTransport):
         self.wrapped = transport or http.HTTPTransport()
         self._policy = policy or RetryPolicy()
         self._on_event = on_event
-        self._owner = owner
+        self.owner = owner
         self._calls = calls.Calls()
 
     def handle_request(self, request: http.Request) -> http.Response:
@@ -56,8 +59,14 @@ class ResumableTransport(http.BaseTransport):
         call = self._calls.prepare(request)
         if call is not None:
             driver = self._watch(call, request)
-            response = self._send(driver.first(), request)
-            if not calls.is_stream(response):
+            begun = False
+            try:
+                response = self.wrapped.handle_request(outgoing(driver.first(), request, self._policy))
+                begun = calls.is_stream(response)
+            finally:
+                if not begun:
+                    self._calls.refused(call)
+            if not begun:
                 return response
         else:
             response = self.wrapped.handle_request(request)
@@ -73,28 +82,39 @@ class ResumableTransport(http.BaseTransport):
             extensions={**response.extensions, calls.HANDLE: Handle(driver)},
         )
 
+    def __enter__(self) -> Self:
+        self.wrapped.__enter__()
+        return self
+
     def close(self) -> None:
         """Close the transport within, unless somebody else uses it."""
-        if self._owner is None or self._owner.is_alone():
+        if self.owner is None or self.owner.is_alone():
             self.wrapped.close()
 
     def _watch(self, call: calls.Call, request: http.Request) -> SyncDriver:
         def opener(send: Send) -> Exchange:
-            return exchange(self._send(send, request))
+            return exchange(self.wrapped.handle_request(outgoing(send, request, self._policy)))
 
         talk = calls.converse(call, self._policy)
         return SyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
 
-    def _send(self, send: Send, first: http.Request) -> http.Response:
-        plan = send.plan
-        request = http.Request(
-            plan.method,
-            plan.url,
-            headers=plan.headers,
-            stream=first.stream if plan.body is None else http.ByteStream(plan.body),
-            extensions=calls.with_timeout(first.extensions, self._policy, send),
-        )
-        return self.wrapped.handle_request(request)
+
+def outgoing(send: Send, first: http.Request, policy: RetryPolicy) -> http.Request:
+    """The request that a conversation wants to be sent.
+
+    Args:
+        send: What it wants.
+        first: The request that the caller made: its extensions, and its body if that streams from somewhere.
+        policy: Bounds the read timeout.
+    """
+    plan = send.plan
+    return http.Request(
+        plan.method,
+        plan.url,
+        headers=calls.raw_headers(plan),
+        stream=first.stream if plan.body is None else http.ByteStream(plan.body),
+        extensions=calls.with_timeout(first.extensions, policy, send),
+    )
 
 
 class _Body(http.SyncByteStream):
@@ -131,7 +151,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         self.wrapped = transport or http.AsyncHTTPTransport()
         self._policy = policy or RetryPolicy()
         self._on_event = on_event
-        self._owner = owner
+        self.owner = owner
         self._calls = calls.Calls()
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
@@ -141,8 +161,14 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         call = self._calls.prepare(request)
         if call is not None:
             driver = self._watch(call, request)
-            response = await self._send(driver.first(), request)
-            if not calls.is_stream(response):
+            begun = False
+            try:
+                response = await self.wrapped.handle_async_request(outgoing(driver.first(), request, self._policy))
+                begun = calls.is_stream(response)
+            finally:
+                if not begun:
+                    self._calls.refused(call)
+            if not begun:
                 return response
         else:
             response = await self.wrapped.handle_async_request(request)
@@ -158,28 +184,21 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
             extensions={**response.extensions, calls.HANDLE: AsyncHandle(driver)},
         )
 
+    async def __aenter__(self) -> Self:
+        await self.wrapped.__aenter__()
+        return self
+
     async def aclose(self) -> None:
         """Close the transport within, unless somebody else uses it."""
-        if self._owner is None or self._owner.is_alone():
+        if self.owner is None or self.owner.is_alone():
             await self.wrapped.aclose()
 
     def _watch(self, call: calls.Call, request: http.Request) -> AsyncDriver:
         async def opener(send: Send) -> AsyncExchange:
-            return async_exchange(await self._send(send, request))
+            return async_exchange(await self.wrapped.handle_async_request(outgoing(send, request, self._policy)))
 
         talk = calls.converse(call, self._policy)
         return AsyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
-
-    async def _send(self, send: Send, first: http.Request) -> http.Response:
-        plan = send.plan
-        request = http.Request(
-            plan.method,
-            plan.url,
-            headers=plan.headers,
-            stream=first.stream if plan.body is None else http.ByteStream(plan.body),
-            extensions=calls.with_timeout(first.extensions, self._policy, send),
-        )
-        return await self.wrapped.handle_async_request(request)
 
 
 class _AsyncBody(http.AsyncByteStream):
