@@ -71,10 +71,11 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
     handle = location = None
     failures, floor_of_stream, gone, answered, redirects = 0, None, False, False, 0
     broken, torn = False, False  # since the last event: it broke off; inside an event
+    last = b""  # the last block, where the dialect wants it again at a resume
     why, plan = "first", request
 
     def progress() -> Progress:
-        return Progress(request, Position(cursor, sequence, offset), handle, location, bool(told))
+        return Progress(request, Position(cursor, sequence, offset), handle, location, bool(told), len(last))
 
     def by_id() -> RequestPlan | None:
         target = request.get(location) if location is not None else request
@@ -105,12 +106,21 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 dialect = dialect.answered_by(request, answer.headers)
                 handle = dialect.handle(request, answer.headers)
             believed = believed or (again and sequence is not None)
+            due = last if again else b""
             retold = again  # it may begin with what was told before
             for number, block in enumerate(BLOCK.findall(answer.body)):
                 fields = parse_block(block.removeprefix(BOM) if number == 0 else block)
-                offset += len(block)
                 floor_of_stream = floor_of_stream if fields.retry is None else fields.retry / 1000
                 event = fields.data is not None or fields.event is not None
+                if event or dialect.counts(block):
+                    if due:
+                        if block != due:
+                            yield Done("ReplayDiverged")
+                            return
+                        due = b""
+                        continue
+                    offset += len(block)
+                    last = block if dialect.overlaps else b""
                 reading = dialect.read(fields) if event else None
                 if reading is not None:
                     if handle and reading.handle and handle != reading.handle:
@@ -155,7 +165,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 why, plan = "confirm", asking
                 continue
             broken, torn = True, torn or bool(half)
-        elif why == "first" and answer.status not in TRANSIENT:
+        elif not again and not answered and answer.status not in TRANSIENT:
             yield Done("surface")
             return
         elif answer.status == 204 and again and why != "poll":

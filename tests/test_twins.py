@@ -72,7 +72,12 @@ def methods(module: ModuleType, classes: str) -> dict[str, str]:
         (handle, "Handle", handle, "AsyncHandle"),
         (streams, "ResumableStream", streams, "AsyncResumableStream"),
         (streams, "(connect|resume)_sse", streams, "a(connect|resume)_sse"),
-        (httpx_transports, "ResumableTransport|_Body|exchange", httpx_transports, "AsyncResumableTransport|_AsyncBody|async_exchange"),
+        (
+            httpx_transports,
+            "ResumableTransport|_Body|exchange",
+            httpx_transports,
+            "AsyncResumableTransport|_AsyncBody|async_exchange",
+        ),
     ],
 )
 def test_colours_are_twins(sync: ModuleType, sync_classes: str, other: ModuleType, other_classes: str) -> None:
@@ -101,4 +106,3 @@ def test_families_are_twins() -> None:
         ),
         ("import httpx as http", "import httpx2 as http"),
     ]
-

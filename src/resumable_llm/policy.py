@@ -102,8 +102,8 @@ class RetryPolicy:
             state = tenacity.RetryCallState(retry_object=tenacity.Retrying(), fn=None, args=(), kwargs={})
             state.attempt_number = failures
             state.start_time, state.outcome_timestamp = 0.0, elapsed
+            # As tenacity itself does it: a strategy that stops before a deadline must know the wait.
+            state.upcoming_sleep = seconds = float(self.wait(state))
             if self.stop(state):
                 return None
-            seconds = float(self.wait(state))
-            state.upcoming_sleep = seconds
         return max(seconds, min(floor or 0.0, MAX_FLOOR))

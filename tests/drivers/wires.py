@@ -14,6 +14,7 @@ EVENTS = RequestPlan("GET", "https://api.example/events", (("accept", "text/even
 CHAT = RequestPlan("POST", "https://api.example/v1/chat/completions", (), b'{"stream": true}')
 NAMED = CHAT.with_headers(("X-Conversation-Id", "key"), ("Idempotency-Key", "key"))
 ENDS = LastEventId("end")
+LEFT_OFF = Checkpoint("last_event_id", "GET", EVENTS.url, last_event_id="1", events=1)
 ONE, TWO, END = b"id: 1\ndata: one\n\n", b"id: 2\ndata: two\n\n", b"event: end\ndata:\n\n"
 HELLO = b'data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":null}]}\n\n'
 DONE = b"data: [DONE]\n\n"

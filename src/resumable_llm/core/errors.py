@@ -108,7 +108,7 @@ def as_family(error: ErrorT, family_error: type[Exception]) -> ErrorT:
         family_error: The family's class, such as ``httpx.RemoteProtocolError``; constructed with a message only.
 
     Returns:
-        An error caught by ``except`` clauses for either; cause and traceback are kept.
+        An error caught by ``except`` clauses for either, with the same cause.
     """
     ours = type(error)
     # One class per pair: ours stands first, for its constructor must be the one that runs.

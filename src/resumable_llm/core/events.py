@@ -42,6 +42,11 @@ class BlockSplitter:
         self.pending = 0
         """Bytes held back, of an event that has not ended."""
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether what is held back is part of an event, and not only line ends."""
+        return any(piece.strip(b"\r\n") for piece in self._pieces)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take more bytes.
 
@@ -81,10 +86,15 @@ class BlockSplitter:
             for found in _BLANK_LINE.finditer(whole):
                 blocks.append(whole[start : found.end()])
                 start = found.end()
+            if start < len(whole):  # of an odd run of line ends, the last belongs to no pair
+                blocks.append(blocks.pop() + whole[start:])
         elif whole.find(b"\n\n") == len(whole) - 2 and whole:
             blocks = [whole]  # mostly an event comes alone
         else:
-            blocks = [part + b"\n\n" for part in whole.split(b"\n\n")[:-1]]
+            *parts, odd = whole.split(b"\n\n")
+            blocks = [part + b"\n\n" for part in parts]
+            if odd:
+                blocks.append(blocks.pop() + odd)
         if len(whole) > self.max_bytes and max(map(len, blocks)) > self.max_bytes:
             self._refuse()
         return blocks
@@ -106,8 +116,6 @@ def _end_of_last_blank_line(data: bytes) -> int:
     if 13 in data:
         return max((found.end() for found in _BLANK_LINE.finditer(data)), default=-1)
     last = data.rfind(b"\n\n")
-    while last > 0 and data[last - 1] == 10:  # of a run of line feeds, the first two close the block
-        last -= 1
     return last + 2 if last >= 0 else -1
 
 

@@ -160,7 +160,7 @@ class Intake:
     @property
     def is_torn(self) -> bool:
         """Half an event has come."""
-        return self._splitter.pending > 0
+        return self._splitter.is_torn
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
         """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
@@ -196,6 +196,9 @@ class Intake:
                 events = self._judge(block)
             behind = not events
             if events is not None:
+                if self.numbered and (block[0] in b"\r\n" or block.endswith(b"\n\n\n")):
+                    # With ids about, a stray blank line is another of the things that some decoders make an event of.
+                    block = block.strip(b"\r\n") + b"\n\n"
                 found.append(_new(Deliver, (block, events, self.head if self.one_by_one else before)))
             if self.terminal or self.objection:
                 break

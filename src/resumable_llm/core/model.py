@@ -172,7 +172,7 @@ class Checkpoint:
         try:
             found = json.loads(text)
             version = found.pop("version")
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ValueError("this is not a checkpoint: expected the JSON that Checkpoint.to_json() wrote") from None
         if version != 1:
             raise ValueError(

@@ -40,6 +40,8 @@ def named(name: str) -> Dialect:
     """
     outer, _, inner = name.partition("/")
     for dialect in DIALECTS:
-        if dialect.name == (inner or outer):
-            return LlamaCpp(dialect) if inner and outer == "llama_cpp" else dialect
+        if inner and outer == "llama_cpp" and dialect.name == inner:
+            return LlamaCpp(dialect)
+        if dialect.name == name:
+            return dialect
     raise ValueError(f"unknown dialect {name!r}; known: {', '.join(sorted(each.name for each in DIALECTS))}")

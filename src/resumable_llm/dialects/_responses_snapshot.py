@@ -59,12 +59,36 @@ def missing_events(response: Json, transcript: Transcript, last_sequence: int | 
             number += 1
             text = json.dumps({**payload, "sequence_number": number}, separators=(",", ":"), ensure_ascii=False)
             blocks.append(encode_event(text, event=payload["type"]))
-    except _Differs:
+    except (_Differs, AttributeError, IndexError, KeyError, TypeError):  # or not of the shape of a response at all
         return None
     return blocks
 
 
+_NAMES = {
+    "response.output_text": "text",
+    "response.refusal": "refusal",
+    "response.function_call_arguments": "arguments",
+}
+
+
+def _verify(response: Json, seen: _Seen) -> None:
+    """See that every text that was delivered is the beginning of one in the finished answer."""
+    output = response.get("output") or []
+    for (base, index, part), before in seen.texts.items():
+        name = _NAMES.get(base)
+        if name is None:
+            continue
+        if not isinstance(index, int) or index >= len(output):
+            raise _Differs
+        found = output[index] if part is None else output[index]["content"][part]
+        text = str(found.get(name) or "")
+        done = (f"{base}.done", index, part) in seen.done
+        if not text.startswith(before) or (done and before and text != before):
+            raise _Differs
+
+
 def _missing(response: Json, seen: _Seen) -> Iterator[Json]:
+    _verify(response, seen)
     if not seen.done:
         yield {"type": "response.created", "response": {**response, "status": "in_progress", "output": []}}
     for index, item in enumerate(response.get("output") or []):
@@ -96,8 +120,6 @@ def _part(seen: _Seen, part: Json, place: Json) -> Iterator[Json]:
 def _text(seen: _Seen, base: str, name: str, whole: object, place: Json) -> Iterator[Json]:
     key = base, place["output_index"], place.get("content_index")
     text, before = str(whole or ""), seen.texts.get(key, "")
-    if not text.startswith(before):
-        raise _Differs
     if (f"{base}.done", *key[1:]) in seen.done:
         return
     logprobs: Json = {"logprobs": []} if base == "response.output_text" else {}

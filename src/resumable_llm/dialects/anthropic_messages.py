@@ -15,7 +15,7 @@ from resumable_llm.core.events import Fields
 from resumable_llm.core.model import NOTHING, Headers, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import llama_cpp
-from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, wants_stream
+from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, object_in, wants_stream
 
 
 class AnthropicMessages(EventStream):
@@ -51,7 +51,7 @@ class AnthropicMessages(EventStream):
     def ended(self, request: RequestPlan, transcript: Transcript) -> bool:
         """Whether the stop reason has come: all content blocks are closed by then."""
         return any(
-            (json_object(event.data).get("delta") or {}).get("stop_reason")
+            object_in(json_object(event.data), "delta").get("stop_reason")
             for event in transcript
             if event.event == "message_delta"
         )
@@ -60,5 +60,5 @@ class AnthropicMessages(EventStream):
         """The text of a text delta."""
         if event.event != "content_block_delta":
             return ""
-        delta = json_object(event.data).get("delta") or {}
+        delta = object_in(json_object(event.data), "delta")
         return str(delta.get("text", "")) if delta.get("type") == "text_delta" else ""

@@ -122,6 +122,12 @@ def json_object(text: str | bytes | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def object_in(payload: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key; an empty one if there is something else, or nothing."""
+    found = payload.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def error_text(error: object) -> str:
     """An in-stream error in a few words: its code or type, not its message, which may quote the prompt."""
     if isinstance(error, dict):

@@ -15,7 +15,7 @@ from resumable_llm.core.events import Fields
 from resumable_llm.core.model import NOTHING, Headers, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import llama_cpp
-from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, wants_stream
+from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, object_in, wants_stream
 
 
 class OpenAIChat(EventStream):
@@ -57,18 +57,23 @@ class OpenAIChat(EventStream):
         finished: set[int] = set()
         for event in transcript:
             for choice in _choices(event):
-                begun.add(choice.get("index", 0))
+                begun.add(_index(choice))
                 if choice.get("finish_reason"):
-                    finished.add(choice.get("index", 0))
-        asked = json_object(request.body).get("n") or 1
-        return len(finished) >= asked and begun == finished
+                    finished.add(_index(choice))
+        asked = json_object(request.body).get("n")
+        return len(finished) >= (asked if isinstance(asked, int) else 1) and bool(begun) and begun == finished
 
     def text(self, event: Fields) -> str:
         """The first choice's text."""
         for choice in _choices(event):
-            if choice.get("index", 0) == 0:
-                return str((choice.get("delta") or {}).get("content") or choice.get("text") or "")
+            if _index(choice) == 0:
+                return str(object_in(choice, "delta").get("content") or choice.get("text") or "")
         return ""
+
+
+def _index(choice: dict[str, Any]) -> int:
+    index = choice.get("index", 0)
+    return index if isinstance(index, int) else 0
 
 
 def _choices(event: Fields) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ openai-python issue 2828; read 2026-11-22.
 from __future__ import annotations
 
 import re
+from math import isnan
 
 from resumable_llm.core.dialect import Dialect, Finished, PollResult, StillRunning, Unusable
 from resumable_llm.core.events import Fields
@@ -20,7 +21,7 @@ from resumable_llm.core.model import Headers, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import llama_cpp
 from resumable_llm.dialects._responses_snapshot import missing_events
-from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, wants_stream
+from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, object_in, wants_stream
 
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 _FIRSTS = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -70,14 +71,13 @@ class OpenAIResponses(EventStream):
         data = event.data or ""
         numbers = _SEQUENCE.findall(data)
         kind = event.event or ""
-        if len(numbers) == 1 and kind.endswith(".delta"):
+        if len(numbers) == 1 and kind.endswith(".delta"):  # a delta is neither an end nor an error
             return Reading(int(numbers[0]))
         payload = json_object(data)
         kind = str(payload.get("type") or kind)
         sequence = payload.get("sequence_number")
         number = sequence if type(sequence) is int else None
-        response = payload.get("response") if isinstance(payload.get("response"), dict) else {}
-        assert isinstance(response, dict)
+        response = object_in(payload, "response")
         if kind == "error" or payload.get("error"):
             return Reading(number, terminal=True, error=error_text(payload.get("error") or payload))
         error = error_text(response.get("error")) if kind == "response.failed" else None
@@ -126,8 +126,8 @@ class OpenAIResponses(EventStream):
         """``POST …/cancel``, for background responses; closing the connection cancels the others."""
         if not _is_background(progress) or progress.handle is None:
             return None
-        plan = self._retrieve(progress)
-        return RequestPlan("POST", plan.url.replace(f"/{progress.handle}", f"/{progress.handle}/cancel"), plan.headers)
+        plan = self._retrieve(progress, "/cancel")
+        return RequestPlan("POST", plan.url, plan.headers)
 
     def text(self, event: Fields) -> str:
         """The text of an output text delta."""
@@ -136,11 +136,11 @@ class OpenAIResponses(EventStream):
         payload = json_object(event.data)
         return str(payload.get("delta", "")) if payload.get("type") == "response.output_text.delta" else ""
 
-    def _retrieve(self, progress: Progress, **query: str | int) -> RequestPlan:
+    def _retrieve(self, progress: Progress, action: str = "", **query: str | int) -> RequestPlan:
         request = progress.request
         found = _RETRIEVE.match(request.path) if request.method == "GET" else None
         base = found["base"] if found else request.path
-        return request.get(f"{base}/{progress.handle}", **_kept(request), **query)
+        return request.get(f"{base}/{progress.handle}{action}", **_kept(request), **query)
 
 
 def _kept(request: RequestPlan) -> dict[str, str | int]:
@@ -156,6 +156,7 @@ def _is_background(progress: Progress) -> bool:
 
 def _poll_after(headers: Headers) -> float:
     try:
-        return min(max(float(headers["openai-poll-after-ms"]) / 1000, 0.1), 60.0)
+        seconds = float(headers["openai-poll-after-ms"]) / 1000
     except (KeyError, ValueError):
         return _POLL_SECONDS
+    return _POLL_SECONDS if isnan(seconds) else min(max(seconds, 0.1), 60.0)
