@@ -158,10 +158,13 @@ def test_a_subclass_with_a_constructor_of_its_own(family: str) -> None:
 
 
 def test_a_transport_that_must_be_entered(family: str) -> None:
+    def enter(self: object) -> None:
+        entered.append(self)
+
     http = client(family)
     entered: list[object] = []
     inner = http._transport
-    inner.__class__ = type("Entered", (type(inner),), {"__enter__": lambda self: entered.append(self)})
+    inner.__class__ = type("Entered", (type(inner),), {"__enter__": enter})
     with rl.wrap(http):
         assert entered == [inner]
 

@@ -86,7 +86,9 @@ def _wrap_http(client: Any, policy: RetryPolicy | None, on_event: OnEvent | None
     def around(transport: Any) -> Any:
         if isinstance(transport, transport_class):  # wrapped twice: the later options count
             transport = transport.wrapped
-        return transport_class(transport, policy=policy, on_event=on_event, owner=owner)
+        resumable = transport_class(transport, policy=policy, on_event=on_event)
+        resumable.owner = owner
+        return resumable
 
     made = copy.copy(client)
     made._transport = around(client._transport)

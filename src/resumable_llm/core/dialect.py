@@ -59,7 +59,7 @@ class Dialect(Protocol):
 
     @property
     def ordinary(self) -> Pattern[bytes] | None:
-        """Matches, as a whole, runs of events that `read` would have nothing to say about; None: read every event.
+        """Matches, as a whole, runs of events that `read` would have nothing to say about; if None, every event is read.
 
         Such runs pass without being read. They end in a line feed and have no field but event and data.
         """
@@ -72,7 +72,7 @@ class Dialect(Protocol):
 
     @property
     def sequence_key(self) -> bytes | None:
-        """What stands before the sequence number in ordinary events, if the dialect numbers them: a key in quotes."""
+        """The key, in its quotes, that stands before the sequence number in ordinary events; None if there is none."""
         ...
 
     @property

@@ -35,7 +35,6 @@ class ResumableTransport(http.BaseTransport):
         transport: The transport to put this around; default: a new ``HTTPTransport``.
         policy: When to try again; default: `RetryPolicy()`.
         on_event: Called with a `Notice` when something happens to a stream.
-        owner: Says who else uses the transport. Kept alive here; while it is used elsewhere, it is not closed here.
     """
 
     def __init__(
@@ -44,12 +43,11 @@ class ResumableTransport(http.BaseTransport):
         *,
         policy: RetryPolicy | None = None,
         on_event: OnEvent | None = None,
-        owner: calls.Owner | None = None,
     ) -> None:
         self.wrapped = transport or http.HTTPTransport()
         self._policy = policy or RetryPolicy()
         self._on_event = on_event
-        self.owner = owner
+        self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls()
 
     def handle_request(self, request: http.Request) -> http.Response:
@@ -146,12 +144,11 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         *,
         policy: RetryPolicy | None = None,
         on_event: OnEvent | None = None,
-        owner: calls.Owner | None = None,
     ) -> None:
         self.wrapped = transport or http.AsyncHTTPTransport()
         self._policy = policy or RetryPolicy()
         self._on_event = on_event
-        self.owner = owner
+        self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls()
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
