@@ -173,7 +173,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 yield Done("end", proved=True)
                 return
             gone = True
-        elif answer.status in (301, 302, 303, 307, 308) and again:
+        elif answer.status in (301, 302, 303, 307, 308):  # at first it was the caller's, as above
             target = urljoin(plan.url, answer.headers.get("location", ""))
             redirects += 1
             if redirects > 5 or origin(target) != origin(plan.url):

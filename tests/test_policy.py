@@ -68,22 +68,23 @@ class TestStrategies:
         assert asked(RetryPolicy(wait=wait_none(), stop=stop), 1, 2, 3) == expected
 
     def test_a_strategy_sees_the_attempt_and_the_time(self) -> None:
-        seen: list[tuple[int, float | None]] = []
+        seen: list[tuple[int, float | None, float]] = []
+
+        def see(state: tenacity.RetryCallState) -> None:
+            seen.append((state.attempt_number, state.seconds_since_start, state.upcoming_sleep))
 
         def wait(state: tenacity.RetryCallState) -> float:
-            seen.append((state.attempt_number, state.seconds_since_start))
-            return 1.5
+            see(state)
+            return state.attempt_number + 0.5
 
         def stop(state: tenacity.RetryCallState) -> bool:
-            return state.attempt_number > 2
+            see(state)
+            return state.attempt_number > 1
 
-        assert asked(RetryPolicy(wait=wait, stop=stop), 1, 2, 3, elapsed=7.0) == [1.5, 1.5, None]
-        assert seen == [(1, 7.0), (2, 7.0)]
+        assert asked(RetryPolicy(wait=wait, stop=stop), 1, 2, elapsed=7.0) == [1.5, None]
+        assert seen == [(1, 7.0, 0.0), (1, 7.0, 1.5), (2, 7.0, 0.0), (2, 7.0, 2.5)]
 
     @pytest.mark.skipif(not hasattr(tenacity, "stop_before_delay"), reason="came with tenacity 8.3")
-    @pytest.mark.xfail(
-        strict=True, reason="stop is asked before the wait is known, so stop_before_delay sees a wait of 0"
-    )
     def test_stop_before_delay_knows_the_wait(self) -> None:
         chosen = RetryPolicy(wait=wait_fixed(8), stop=tenacity.stop_before_delay(10))
         assert chosen.backoff(1, 1.0, None) == 8.0

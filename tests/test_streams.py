@@ -146,14 +146,13 @@ def test_leaving_early_lets_go(family: str) -> None:
     assert data(stream) == []
 
 
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")  # trio complains of the family's own
 async def test_leaving_early_lets_go_async(family: str) -> None:
     http = async_client(family, Said(numbered(1, 2)))
     async with rl.aconnect_sse(http, "GET", EVENTS_URL) as stream:
-        events: Any = aiter(stream)
-        await anext(events)
+        await anext(aiter(stream))
     assert http._transport.bodies[0].closed
-    await events.aclose()
+    assert [event async for event in stream] == []
 
 
 def test_the_checkpoint_is_exact_at_each_event(family: str) -> None:
@@ -277,6 +276,20 @@ def test_the_response_is_the_one_that_streams(family: str) -> None:
     http = client(family, Said(status=503), Said(chat(done=True)))
     with rl.connect_sse(http, "POST", CHAT_URL, json=CHAT, policy=policy()) as stream:
         assert stream.response.status_code == 200
+
+
+async def test_the_response_is_the_one_that_streams_async(family: str) -> None:
+    http = async_client(family, Said(status=503), Said(chat("a"), ends="ReadError"))
+    async with rl.aconnect_sse(http, "POST", CHAT_URL, json=CHAT, policy=policy()) as stream:
+        assert stream.response.status_code == 200
+
+
+def test_the_response_stays_the_one_that_streamed_first(family: str) -> None:
+    again = Said(numbered(2), headers={**SSE, "x-request-id": "second"})
+    http = client(family, Said(numbered(1), ends="ReadError"), again, Said())
+    with rl.connect_sse(http, "GET", EVENTS_URL, policy=policy()) as stream:
+        assert data(stream) == ["part 1", "part 2"]
+        assert "x-request-id" not in stream.response.headers
 
 
 def test_no_server_at_all(family: str) -> None:
@@ -440,12 +453,20 @@ async def test_a_cancelled_task_lets_go(family: str) -> None:
     assert http._transport.bodies[0].closed
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        aiter,
+        pytest.param(lambda stream: stream.text_deltas()),
+    ],
+    ids=["events", "texts"],
+)
 @pytest.mark.parametrize("anyio_backend", ["trio"])
-async def test_leaving_early_leaves_trio_nothing_to_complain_of(family: str) -> None:
+async def test_leaving_early_leaves_trio_nothing_to_complain_of(family: str, read: Any) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         async with rl.aconnect_sse(async_client(family, Said(numbered(1, 2))), "GET", EVENTS_URL) as stream:
-            async for _ in stream:
+            async for _ in read(stream):
                 break
         del stream
         gc.collect()

@@ -229,6 +229,18 @@ def test_the_connections_stay_while_the_original_is_used_though_wrapped_twice(fa
     assert http._transport.closed == 0
 
 
+def test_the_connections_stay_while_the_copy_is_used_that_was_wrapped_again(family: str) -> None:
+    http = client(family)
+    inner = http._transport
+    once = rl.wrap(http)
+    del http
+    gc.collect()
+    rl.wrap(once).close()
+    assert inner.closed == 0
+    once.close()
+    assert inner.closed == 1
+
+
 def test_two_copies_of_a_client_that_is_gone_leave_the_closing_to_the_collector(family: str) -> None:
     # Each of them holds the original, so that neither can know itself to be the last: a limit, not a promise.
     http = client(family)

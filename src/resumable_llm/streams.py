@@ -88,7 +88,7 @@ class ResumableStream(_Stream):
     """An event stream over any number of connections; a context manager and an iterator of events.
 
     Attributes:
-        response: The first connection's response.
+        response: The response that streams first, or the one that refuses to.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class ResumableStream(_Stream):
         self._exchange: Callable[[Any], Exchange] = ours.exchange
         self._slices = self._driver.slices()
         self._events = self._iterate()
+        self._texts = self._iterate_texts()
 
     def __enter__(self) -> Self:
         try:
@@ -127,6 +128,9 @@ class ResumableStream(_Stream):
 
     def text_deltas(self) -> Iterator[str]:
         """The text of the answer, piece by piece; the data of each event, where the dialect knows no text."""
+        return self._texts
+
+    def _iterate_texts(self) -> Iterator[str]:
         for event in self._events:
             text = self._conversation.dialect.text(Fields(event.event, event.data, None, None))
             if text:
@@ -168,6 +172,7 @@ class AsyncResumableStream(_Stream):
         self._exchange: Callable[[Any], AsyncExchange] = ours.async_exchange
         self._slices = self._driver.slices()
         self._events = self._iterate()
+        self._texts = self._iterate_texts()
 
     async def __aenter__(self) -> Self:
         try:
@@ -192,8 +197,11 @@ class AsyncResumableStream(_Stream):
         """The events; the name that httpx-sse gives it."""
         return self._events
 
-    async def text_deltas(self) -> AsyncIterator[str]:
+    def text_deltas(self) -> AsyncIterator[str]:
         """The text of the answer, piece by piece; the data of each event, where the dialect knows no text."""
+        return self._texts
+
+    async def _iterate_texts(self) -> AsyncIterator[str]:
         async for event in self._events:
             text = self._conversation.dialect.text(Fields(event.event, event.data, None, None))
             if text:
@@ -202,6 +210,7 @@ class AsyncResumableStream(_Stream):
     async def aclose(self) -> None:
         """Let go of the connection. A server that keeps the answer goes on with it, and `checkpoint` leads back."""
         await self._driver.aclose()
+        await end_generator(self._texts)
         await end_generator(self._events)
         await end_generator(self._slices)
 

@@ -30,8 +30,8 @@ def wrap(client: ClientT, *, policy: RetryPolicy | None = None, on_event: OnEven
         on_event: Called with a `Notice` when something happens to a stream: a drop, a way back, the end.
 
     Returns:
-        A client of the same type. The original is untouched and shares its connections with the copy; they are closed
-        with whichever of the two is closed last, or closed while the other is not in use any more.
+        A client of the same type. The original is untouched and shares its connections with the copy. Closing the copy
+        closes them if the original is used no more; closing the original closes them at once.
 
     Raises:
         TypeError: It is no client that this version knows; the message says what to do.
@@ -81,7 +81,7 @@ def _wrap_http(client: Any, policy: RetryPolicy | None, on_event: OnEvent | None
     sync = family.is_sync_client(client)
     transport_class = family.transports.ResumableTransport if sync else family.transports.AsyncResumableTransport
 
-    owner = getattr(client._transport, "owner", None) or Owner(client)
+    owner = Owner(client, getattr(client._transport, "owner", None))
 
     def around(transport: Any) -> Any:
         if isinstance(transport, transport_class):  # wrapped twice: the later options count

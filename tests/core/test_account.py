@@ -30,7 +30,7 @@ def test_failures_in_a_row_and_since_when() -> None:
     assert told.note_end_of_connection(5.0) == 2.0
     assert told.failures == 2
     told.note_news(6.0)
-    assert (told.failures, told.news, told.dropped_at) == (0, True, None)
+    assert (told.failures, told.news) == (0, True)
 
 
 def test_seconds_lost_are_those_between_a_drop_and_the_next_event() -> None:

@@ -170,7 +170,38 @@ class TestSplitter:
         assert blocks == [stream]
         assert len(stream) <= searched <= len(stream) * 1.1
 
-    @pytest.mark.xfail(strict=True, reason="behind a run of six blank lines a lone CR is lost")
+    @pytest.mark.parametrize("size", [1, 65536])
+    def test_line_ends_behind_a_blank_line(self, size: int) -> None:
+        splitter = BlockSplitter()
+        chunks = pieces(b"data: x\n\n\n\n\ndata: y\n\n", size)
+        blocks = [block for chunk in chunks for block in splitter.feed(chunk)]
+        assert [parse_block(block).data for block in blocks if block.strip(b"\n")] == ["x", "y"]
+        assert (b"".join(blocks), splitter.pending) == (b"".join(chunks), 0)
+
+    def test_the_odd_line_end_of_a_run_goes_with_the_block_before_it(self) -> None:
+        assert BlockSplitter().feed(b"data: x\n\n\n") == [b"data: x\n\n\n"]
+        assert BlockSplitter().feed(b"data: x\n\n\n\n") == [b"data: x\n\n", b"\n\n"]
+
+    @pytest.mark.parametrize(
+        ("stream", "torn"),
+        [
+            (b"", False),
+            (b"data: x\n\n", False),
+            (b"data: x\r\n\r\n\r", False),
+            (b"\r\n", False),
+            (b"d", True),
+            (b"data: x\n", True),
+            (b"data: x\n\n: ping", True),
+            (b"\ndata: x", True),
+        ],
+    )
+    def test_torn_is_more_than_line_ends(self, stream: bytes, torn: bool) -> None:
+        for chunks in ([stream], pieces(stream, 1)):
+            splitter = BlockSplitter()
+            for chunk in chunks:
+                splitter.feed(chunk)
+            assert splitter.is_torn is torn
+
     def test_no_byte_is_lost_in_any_short_stream(self) -> None:
         for letters in product((b"x", b"\n", b"\r"), repeat=7):
             stream = b"".join(letters)

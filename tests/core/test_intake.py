@@ -7,11 +7,12 @@ import pytest
 from resumable_llm.core.actions import Deliver
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.events import BOM
-from resumable_llm.core.intake import SETTLE_EVENTS, Intake
+from resumable_llm.core.intake import SETTLE_EVENTS, Intake, _number_behind
 from resumable_llm.core.model import Checkpoint, Position
 from resumable_llm.core.replay import Verdict
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId
+from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_responses import OpenAIResponses
 
@@ -71,6 +72,9 @@ class TestFeed:
         receiver = Receiver()
         assert receiver.feed(b"data: a\n") == []
         assert not receiver.intake.saw_data
+        assert receiver.intake.is_torn
+        receiver.feed(b"\n\r")
+        assert not receiver.intake.is_torn
 
     @pytest.mark.parametrize("one_by_one", [True, False])
     def test_nothing_behind_the_terminal_event(self, one_by_one: bool) -> None:
@@ -95,6 +99,18 @@ class TestControl:
     def test_harmless_ones_pass(self, block: bytes) -> None:
         (found,) = Receiver().feed(block)
         assert (found.data, found.events) == (block, 0)
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    def test_with_ids_stray_blank_lines_around_an_event_do_not_pass(self, one_by_one: bool) -> None:
+        receiver = Receiver(one_by_one=one_by_one)
+        stray = b"id: 1\ndata: a\n\n\n", b"\n\ndata: b\n\n", b"\ndata: c\n\n", b"\r\ndata: d\n\n\n\n"
+        found = [each.data for chunk in stray for each in receiver.feed(chunk)]
+        assert found == [b"id: 1\ndata: a\n\n", b"data: b\n\n", b"data: c\n\n", b"data: d\n\n"]
+        assert receiver.intake.head.offset == len(b"".join(stray))
+
+    def test_without_ids_they_do(self) -> None:
+        (found,) = Receiver().feed(b"data: a\n\n\n")
+        assert found.data == b"data: a\n\n\n"
 
     @pytest.mark.parametrize("block", [b"id: 1\n\n", b"retry: 5\n\n"])
     def test_others_do_not(self, block: bytes) -> None:
@@ -153,6 +169,72 @@ class TestVerdicts:
         assert receiver.intake.terminal
 
 
+class TestOverlap:
+    """llama.cpp is asked for the last event again, which must be the same."""
+
+    LLAMA = LlamaCpp(OpenAIChat())
+
+    def resumed(self, *, one_by_one: bool) -> Receiver:
+        receiver = Receiver(self.LLAMA, one_by_one=one_by_one)
+        receiver.feed(CHUNK)
+        assert receiver.intake.overlap == CHUNK
+        receiver.again()
+        return receiver
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    def test_the_same(self, one_by_one: bool) -> None:
+        receiver = self.resumed(one_by_one=one_by_one)
+        (found,) = receiver.feed(CHUNK * 2)
+        assert (found.data, found.position.offset) == (CHUNK, len(CHUNK) * 2)
+        assert (receiver.intake.replayed, receiver.intake.objection) == (1, None)
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    @pytest.mark.parametrize("other", [CHUNK.replace(b"0", b"1"), b"data: [DONE]\n\n", b":\n\n"])
+    def test_another(self, one_by_one: bool, other: bytes) -> None:
+        receiver = self.resumed(one_by_one=one_by_one)
+        assert receiver.feed(other + CHUNK) == []
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.OTHER
+        assert "not what was received" in receiver.intake.objection[1]
+        assert not receiver.intake.terminal
+
+    def test_what_a_proxy_puts_in_is_no_part_of_it(self) -> None:
+        receiver = self.resumed(one_by_one=True)
+        (found,) = receiver.feed(b": ping\n\n" + CHUNK * 2)
+        assert found.position.offset == len(CHUNK) * 2
+
+    def test_what_passed_plainly_is_asked_for_too(self) -> None:
+        receiver = Receiver(self.LLAMA)
+        receiver.feed(CHUNK)
+        receiver.intake.settle()
+        assert receiver.intake.pass_plain(CHUNK * 2)
+        assert receiver.intake.head.offset == len(CHUNK * 3)
+        assert receiver.intake.overlap == CHUNK * 2
+
+
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [
+        (b'data: {"n":7}', 7),
+        (b'data: {"n": 7,"m":8}', 7),
+        (b'data: {"n":0}', 0),
+        (b'data: {"n":%s}' % (b"9" * 15), 10**15 - 1),
+        (b'data: {"n":%s}' % (b"9" * 16), -1),
+        (b'data: {"n":  7}', -1),
+        (b'data: {"n":"7"}', -1),
+        (b'data: {"n":-7}', -1),
+        (b'data: {"n":null}', -1),
+        (b'data: {"n":', -1),
+        (b'data: {"delta":"{\\"n":7}"}', -1),
+        (b"data: {}", -1),
+        (b'"n":7', -1),
+        (b"", -1),
+    ],
+)
+def test_a_number_that_is_plainly_there(event: bytes, number: int) -> None:
+    assert _number_behind(b'"n":', event) == number
+
+
 class TestPlain:
     """When bytes may pass unread."""
 
@@ -186,6 +268,35 @@ class TestPlain:
         assert receiver.intake.pass_plain(blocks[2])
         assert not receiver.intake.pass_plain(blocks[4])
         assert receiver.intake.pass_plain(blocks[3])
+
+    def test_numbers_must_be_plainly_there(self) -> None:
+        receiver = Receiver(OpenAIResponses())
+        one, two, three = (f'event: x.delta\ndata: {{"sequence_number":{n}}}\n\n'.encode() for n in range(3))
+        receiver.feed(one + two)
+        receiver.intake.settle()
+        assert not receiver.intake.pass_plain(b"event: x.delta\ndata: {}\n\n")
+        assert not receiver.intake.pass_plain(three.replace(b'"', b'\\"'))
+        assert not receiver.intake.pass_plain(three * 2)
+        assert not receiver.intake.pass_plain(two)
+        assert receiver.intake.pass_plain(three)
+        assert receiver.intake.head.sequence == 2
+
+    def test_ids_and_numbers_together(self) -> None:
+        receiver = Receiver(OpenAIResponses())
+        blocks = [f'id: {n}\nevent: x.delta\ndata: {{"sequence_number":{n}}}\n\n'.encode() for n in range(5)]
+        receiver.feed(blocks[0] + blocks[1])
+        receiver.intake.settle()
+        assert receiver.intake.pass_plain(blocks[2])
+        assert not receiver.intake.pass_plain(blocks[4])
+        place = Position("2", 2, len(b"".join(blocks[:3])))
+        assert receiver.intake.head == place
+
+    def test_not_in_a_dialect_that_knows_no_ordinary_ones(self) -> None:
+        receiver = Receiver(OpenAIChat())
+        receiver.feed(CHUNK)
+        receiver.intake.settle()
+        receiver.intake.take_dialect(ANY_EVENT_STREAM)
+        assert not receiver.intake.pass_plain(CHUNK)
 
     def test_what_passed_is_counted_now_and_then(self) -> None:
         receiver = Receiver(OpenAIChat())

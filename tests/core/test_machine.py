@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from resumable_llm.core import errors, machine
 from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
-from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.dialect import Dialect, Finished, PollResult
 from resumable_llm.core.events import parse_block
 from resumable_llm.core.machine import TRANSITIONS, Conversation, Input, State
-from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, RequestPlan
+from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, Progress, RequestPlan
 from resumable_llm.dialects import LastEventId, recognise
 from tests.conversation import KEY, Case, Played, World, load, patient, play, told
 from tests.oracle import BLOCK, Ask, Give, Pause, oracle
@@ -590,6 +590,35 @@ class TestBounds:
         assert log.outcome == "RetriesExhausted"
         assert 10.0 < log.seconds < 15.0
 
+    def test_an_answer_begun_by_another_process_that_never_finishes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine, "MAX_POLL_SECONDS", 10.0)
+        case = BY_NAME["openai_responses/background_poll_in_progress"]
+        first = case.converse(one_by_one=True)
+        play(first, World(case), 65536, slices=False, stop_after=2)
+        running = {"json": {"id": first.checkpoint.handle, "status": "in_progress"}}
+        world = World(replace(case, data={**case.data, "answers": [running, running]}))
+        log = play(case.converse(one_by_one=True, checkpoint=first.checkpoint), world, 65536, slices=False)
+        assert log.outcome == "RetriesExhausted"
+
+    def test_a_poll_that_finds_nothing_missing(self) -> None:
+        class Keeps(LastEventId):
+            def poll(self, progress: Progress) -> RequestPlan | None:
+                return replace(progress.request, url="https://events.example/done")
+
+            def read_poll(self, *_: object) -> PollResult:
+                return Finished([])
+
+        talk = streaming(Keeps("end"), one_by_one=True)
+        talk.receive_data(b"data: x\n\n", 1.0)
+        drain(talk)
+        talk.receive_failure(Failure("broke"), 2.0)
+        drain(talk)
+        talk.receive_response(200, {"content-type": "application/json"}, 3.0)
+        talk.receive_data(b"{}", 3.0)
+        talk.receive_eof(3.0)
+        assert isinstance(drain(talk), Finish)
+        assert (talk.report.end_proved, talk.report.events) == (True, 1)
+
 
 class TestPlaces:
     """The checkpoint at each moment: never ahead of the caller, and consistent in itself."""
@@ -780,12 +809,45 @@ class TestHostileServers:
 
 def test_last_notices_are_those_of_a_complete_answer() -> None:
     talk = streaming(LastEventId("end"), one_by_one=True)
-    talk.receive_data(b"id: 1\nevent: end\ndata: x\n\n", 1.0)
-    assert talk.last_event_id == ""
+    assert talk.last_notices() == []
+    talk.receive_data(b"event: end\ndata: x\n\n", 1.0)
+    assert talk.last_notices() == []  # first the event
     assert isinstance(talk.next_action(), Deliver)
-    assert talk.last_event_id == "1"
     assert [notice.kind for notice in talk.last_notices()] == ["end"]
-    assert streaming().last_notices() == []
+    assert talk.last_notices() == []
+    assert isinstance(talk.next_action(), Finish)
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_the_last_event_id_is_that_of_what_was_given_out(one_by_one: bool) -> None:
+    talk = streaming(one_by_one=one_by_one)
+    talk.receive_data(b"id: 1\ndata: x\n\n", 1.0)
+    assert talk.last_event_id == ""
+    drain(talk)
+    assert talk.last_event_id == "1"
+    talk.receive_data(b"data: y\n\nid: 2\ndata: z\n\n", 2.0)
+    assert talk.last_event_id == "1"
+    drain(talk)
+    assert talk.last_event_id == "2"
+
+
+def test_answered_is_a_stream_that_has_begun() -> None:
+    talk = conversation()
+    talk.start(0.0)
+    assert not talk.answered
+    talk.receive_response(200, STREAM, 0.0)
+    assert talk.answered
+
+
+def test_what_could_not_be_had_was_not_needed() -> None:
+    """Every choice has its finish_reason: if only [DONE] is missing, nothing of the text is."""
+    case = BY_NAME["openai_chat/numbered_by_a_relay"]
+    (at,) = [number for number, block in enumerate(case.blocks) if b'"stop"' in block]
+    answers = [{"cut": len(b"".join(case.blocks[: at + 1])), "ends": "reset"}, {"status": 404, "text": "no"}]
+    talk = case.converse(one_by_one=True)
+    log = play(talk, World(replace(case, data={**case.data, "answers": answers})), 65536, slices=False)
+    assert (log.outcome, log.proved, log.told) == ("end", True, case.whole[: at + 1])
+    assert len(log.requests) == 2
 
 
 def test_a_record_that_is_not_what_was_received() -> None:

@@ -57,6 +57,10 @@ class TestBehindAFormat:
         assert LLAMA.ordinary is CHAT.ordinary
         assert LLAMA.recognises(asked())
 
+    def test_its_own_ping_counts_and_a_proxys_does_not(self) -> None:
+        assert LLAMA.counts(b":\n\n")
+        assert not LLAMA.counts(b": ping\n\n")
+
     def test_a_second_post_would_destroy_what_is_kept(self) -> None:
         assert not LLAMA.may_repeat(Progress(asked()))
 

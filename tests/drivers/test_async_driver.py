@@ -457,6 +457,17 @@ async def test_a_reader_that_stops_lets_go() -> None:
     assert answer.closed == 1
 
 
+async def test_a_reader_after_the_first_goes_on() -> None:
+    wire = Wire(Answer(ONE, TWO), Answer(TWO, END))
+    driving = driver(conversation(), wire)
+    await driving.begin()
+    slices: Any = driving.slices()
+    assert await anext(slices) == ONE
+    await slices.aclose()
+    assert [part async for part in driving.slices()] == [TWO, END]
+    assert wire.sent[1].plan.header("last-event-id") == "1"
+
+
 async def test_closing_twice_is_closing_once() -> None:
     answer = Answer(ONE)
     driving = driver(conversation(), Wire(answer))

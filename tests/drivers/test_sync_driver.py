@@ -430,6 +430,17 @@ def test_a_reader_that_stops_lets_go() -> None:
     assert answer.closed == 1
 
 
+def test_a_reader_after_the_first_goes_on() -> None:
+    wire = Wire(Answer(ONE, TWO), Answer(TWO, END))
+    driving = driver(conversation(), wire)
+    driving.begin()
+    slices: Any = driving.slices()
+    assert next(slices) == ONE
+    slices.close()
+    assert list(driving.slices()) == [TWO, END]
+    assert wire.sent[1].plan.header("last-event-id") == "1"
+
+
 def test_closing_twice_is_closing_once(pair: tuple[socket.socket, socket.socket]) -> None:
     answer = Answer(ONE, socket=pair[0])
     driving = driver(conversation(), Wire(answer))
@@ -486,3 +497,18 @@ def test_closing_just_before_a_read() -> None:
     driving.conversation.start(0.0)
     driving.adopt(Answer(ONE))
     assert list(driving.slices()) == []
+
+
+def test_closing_while_the_reader_lets_go() -> None:
+    # The reader's thread lets go when another thread, which closes, has just looked what there is to be closed.
+    class LetGoMeanwhile(SyncDriver):
+        def __getattribute__(self, name: str) -> object:
+            found = super().__getattribute__(name)
+            if name == "exchange":
+                self.exchange = None
+            return found
+
+    driving = LetGoMeanwhile(conversation(), Wire(), (Broken,), FamilyError)
+    driving.first()
+    driving.adopt(Answer(ONE))
+    driving.close()

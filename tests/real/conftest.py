@@ -1,4 +1,4 @@
-"""A real llama.cpp server with a real model. If either cannot be had, the tests fail and say so: they never pass by absence."""
+"""A real llama.cpp server with a real model. If either cannot be had, the tests fail: they never pass by absence."""
 
 from __future__ import annotations
 

@@ -23,12 +23,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 PROMPT = "Write a few lines about a lighthouse keeper."
 POLICY = rl.RetryPolicy(read_timeout=20)
-CUTS = (Fault.rst(at_byte=1500), Fault.fin(at_byte=700), Fault.end(at_event=3), Fault.end(at_byte=901), Fault.rst(at_byte=1))
+CUTS = (
+    Fault.rst(at_byte=1500),
+    Fault.fin(at_byte=700),
+    Fault.end(at_event=3),
+    Fault.end(at_byte=901),
+    Fault.rst(at_byte=1),
+)
 
 
 def chat(client: openai.OpenAI) -> Any:
     return client.chat.completions.create(
-        model="smollm2", messages=[{"role": "user", "content": PROMPT}], stream=True, max_tokens=48, temperature=0, seed=7
+        model="smollm2",
+        messages=[{"role": "user", "content": PROMPT}],
+        stream=True,
+        max_tokens=48,
+        temperature=0,
+        seed=7,
     )
 
 
@@ -86,7 +97,10 @@ def test_anthropic_messages_of_llama_cpp(llama: str) -> None:
     def ask(url: str) -> Any:
         client = rl.wrap(anthropic.Anthropic(base_url=url, api_key="none"), policy=POLICY)
         with client.messages.stream(
-            model="smollm2", max_tokens=40, extra_body={"temperature": 0}, messages=[{"role": "user", "content": PROMPT}]
+            model="smollm2",
+            max_tokens=40,
+            extra_body={"temperature": 0},
+            messages=[{"role": "user", "content": PROMPT}],
         ) as stream:
             return stream.get_final_message(), rl.inspect(stream)
 
@@ -162,7 +176,9 @@ with httpx.Client(timeout=60) as client, rl.connect_sse(client, "POST", url, jso
 def test_a_killed_process_and_its_successor_have_the_whole(llama: str, tmp_path: Any) -> None:
     path = tmp_path / "checkpoint"
     reader = subprocess.Popen(
-        [sys.executable, "-c", READER % PROMPT, f"{llama}/v1/chat/completions", str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", READER % PROMPT, f"{llama}/v1/chat/completions", str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert reader.stdout is not None
     head = [reader.stdout.readline().strip() for _ in range(12)]

@@ -377,7 +377,8 @@ class TransportTests:
 
     def test_the_last_owner_closes(self) -> None:
         inner, client = transport(self.family), Client()
-        outer = self.around(inner, owner=Owner(client))
+        outer = self.around(inner)
+        outer.owner = Owner(client)
         outer.close()
         assert inner.closed == 0
         del client
@@ -386,7 +387,8 @@ class TransportTests:
 
     async def test_the_last_owner_closes_async(self) -> None:
         inner, client = transport(self.family), Client()
-        outer = self.async_around(inner, owner=Owner(client))
+        outer = self.async_around(inner)
+        outer.owner = Owner(client)
         await outer.aclose()
         assert inner.closed == 0
         del client

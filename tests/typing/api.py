@@ -23,7 +23,9 @@ def wrapping_keeps_the_type() -> None:
 
 
 def reading(client: httpx.Client) -> Iterator[ServerSentEvent]:
-    with rl.connect_sse(client, "POST", "https://example.com", json={}, headers={"a": "b"}, terminal="[DONE]") as stream:
+    with rl.connect_sse(
+        client, "POST", "https://example.com", json={}, headers={"a": "b"}, terminal="[DONE]"
+    ) as stream:
         assert_type(stream, rl.ResumableStream)
         yield from stream
         yield from stream.iter_sse()

@@ -27,7 +27,7 @@ class Account:
         """Connections in a row that brought nothing new."""
         self.news = False
         """Whether the connection at hand has brought something new."""
-        self.dropped_at: float | None = None
+        self._dropped_at: float | None = None
         """When the answer was last interrupted, until it goes on."""
         self.end_proved = False
         self._transcript = transcript
@@ -46,9 +46,9 @@ class Account:
         """Something new has come: patience begins anew."""
         self.news = True
         self.failures = 0
-        if self.dropped_at is not None:
-            self._seconds_lost += now - self.dropped_at
-            self.dropped_at = None
+        if self._dropped_at is not None:
+            self._seconds_lost += now - self._dropped_at
+            self._dropped_at = None
 
     def note_end_of_connection(self, now: float) -> float:
         """A connection has dropped.
@@ -56,8 +56,8 @@ class Account:
         Returns:
             Seconds since the first of those in a row that brought nothing.
         """
-        if self.dropped_at is None:
-            self.dropped_at = now
+        if self._dropped_at is None:
+            self._dropped_at = now
         if not self.news:
             self.failures += 1
             if self.failures == 1:

@@ -59,7 +59,7 @@ class Dialect(Protocol):
 
     @property
     def ordinary(self) -> Pattern[bytes] | None:
-        """Matches, as a whole, runs of events that `read` would have nothing to say about; if None, every event is read.
+        """Matches, as a whole, runs of events that `read` would have nothing to say about; None: every one is read.
 
         Such runs pass without being read. They end in a line feed and have no field but event and data.
         """

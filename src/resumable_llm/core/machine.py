@@ -178,6 +178,7 @@ class Conversation:
         self._stream_gone = False
         self._broken = False  # since the last event: the answer did not end but broke off
         self._torn = False  # and in the middle of an event
+        self._running_since: float | None = None  # it was first said that the answer is in progress
 
     # What a driver calls
 
@@ -402,6 +403,7 @@ class Conversation:
             if not self._account.news and any(each.events for each in found):
                 self._account.note_news(now)
                 self._broken = self._torn = False
+                self._running_since = None
         if intake.objection is not None:
             verdict, why = intake.objection
             self._object(event, errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged, why)
@@ -598,9 +600,10 @@ class Conversation:
             plan = None if self._stream_gone else self.dialect.resume(self.progress)
             way = (Purpose.POLL, self.dialect.poll(self.progress)) if plan is None else (Purpose.RESUME, plan)
             assert way[1] is not None
-            account = self._account
-            account.failures = 0  # the server lives and works
-            if account.dropped_at is not None and now - account.dropped_at > MAX_POLL_SECONDS:
+            self._account.failures = 0  # the server lives and works
+            if self._running_since is None:
+                self._running_since = now
+            if now - self._running_since > MAX_POLL_SECONDS:
                 why = f"for {MAX_POLL_SECONDS / 60:g} minutes the server has said that the answer is in progress"
                 self._fail(event, errors.RetriesExhausted, why)
                 return

@@ -119,8 +119,9 @@ class SyncDriver:
         A reconnect that waits for the head of its response cannot be woken; it ends with its read timeout.
         """
         self._closed.set()
-        if self.exchange is not None:
-            self.exchange.abort()
+        exchange = self.exchange  # the reader may let go of it at any moment
+        if exchange is not None:
+            exchange.abort()
             self._let_go()
 
     def abandon(self) -> None:

@@ -29,6 +29,7 @@ HANDLE = "resumable_llm"
 """Response extension that holds the stream's handle, for `inspect`."""
 
 _MAX_KEYS = 1024
+_MAX_KEYS_ALIKE = 64
 
 
 class Owner:
@@ -39,15 +40,18 @@ class Owner:
 
     Args:
         client: The client.
+        behind: The owner that this client itself looks to, if it is a copy too.
     """
 
-    def __init__(self, client: object) -> None:
+    def __init__(self, client: object, behind: Owner | None = None) -> None:
         self._client = client
+        self._behind = behind
 
     def is_alone(self) -> bool:
         """Whether nobody but this object holds the client. False where Python does not count references."""
         count = getattr(sys, "getrefcount", None)
-        return count is not None and count(self._client) <= count(_REFERENCE._client)
+        alone = count is not None and count(self._client) <= count(_REFERENCE._client)
+        return alone and (self._behind is None or self._behind.is_alone())
 
 
 _REFERENCE = Owner(object())
@@ -61,7 +65,7 @@ class Call:
     dialect: Dialect
     key: str | None
     fingerprint: str = ""
-    """The same for an SDK's repeat of the same request."""
+    """The same for an SDK's repeat of the same request; empty if the caller has named the call."""
 
 
 class Calls:
@@ -85,6 +89,9 @@ class Calls:
         dialect = recognise(plan)
         if dialect is None:
             return None
+        if plan.header("idempotency-key") is not None:  # the caller knows which calls are the same
+            prepared = dialect.prepare(plan, new_key())
+            return Call(prepared, dialect, prepared.header("idempotency-key"))
         fingerprint = hashlib.sha256(f"{plan.method} {plan.url} ".encode() + (plan.body or b"")).hexdigest()
         retried = (plan.header("x-stainless-retry-count") or "0") != "0"
         prepared = dialect.prepare(plan, (self._key_again(fingerprint) if retried else None) or new_key())
@@ -92,18 +99,19 @@ class Calls:
 
     def refused(self, call: Call) -> None:
         """No stream came of a call: if the SDK tries again, it is the same call, and no other one has its key."""
-        if call.key is None:
+        if call.key is None or not call.fingerprint:
             return
         with self._lock:
-            self._refused.setdefault(call.fingerprint, []).append(call.key)
-            while len(self._refused) > _MAX_KEYS or len(self._refused[call.fingerprint]) > _MAX_KEYS:
+            keys = self._refused.setdefault(call.fingerprint, [])
+            keys.append(call.key)
+            del keys[:-_MAX_KEYS_ALIKE]
+            if len(self._refused) > _MAX_KEYS:
                 self._refused.popitem(last=False)
-                self._refused.setdefault(call.fingerprint, [call.key])
 
     def _key_again(self, fingerprint: str) -> str | None:
         with self._lock:
             keys = self._refused.pop(fingerprint, [])
-            key = keys.pop(0) if keys else None
+            key = keys.pop() if keys else None  # the newest: older ones may be of calls that were given up
             if keys:
                 self._refused[fingerprint] = keys
         return key
