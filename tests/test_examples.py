@@ -1,0 +1,61 @@
+"""The examples run, each as its reader would run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from resumable_llm.cli.recorded import RecordedServer
+from resumable_llm.testing import Fault, FaultPlan, FaultProxy
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with RecordedServer() as recorded:
+        yield recorded.url
+
+
+def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+
+
+def test_wrap_openai(server: str) -> None:
+    key = {"OPENAI_API_KEY": "none"}
+    whole = run("wrap_openai.py", "Hello!", OPENAI_BASE_URL=f"{server}/v1", **key)
+    with FaultProxy(server, FaultPlan(Fault.rst(at_event=9), Fault.end(at_byte=3001))) as proxy:
+        cut = run("wrap_openai.py", "Hello!", OPENAI_BASE_URL=f"{proxy.url}/v1", **key)
+    assert cut.stdout == whole.stdout
+    assert len(whole.stdout) > 100
+    assert (whole.stderr.count("[drop]"), cut.stderr.count("[drop]")) == (0, 2)
+
+
+def test_resume_in_another_process(server: str, tmp_path: Path) -> None:
+    name, arguments = "resume_in_another_process.py", [f"{server}/v1/chat/completions", str(tmp_path / "place.json")]
+    whole = run(name, *arguments).stdout
+    first = subprocess.Popen([sys.executable, str(EXAMPLES / name), *arguments], stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    head = first.stdout.read(40)
+    first.kill()
+    head += first.stdout.read()
+    first.stdout.close()
+    first.wait()
+    tail = run(name, *arguments).stdout.encode()
+    # One event at most may lie between the place that was saved and the text that was printed.
+    assert whole.encode().startswith(head)
+    assert whole.encode().endswith(tail)
+    assert len(whole.encode()) - len(head) - len(tail) <= 20
+
+
+def test_your_own_code() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", str(EXAMPLES / "test_your_own_code.py")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
