@@ -19,7 +19,6 @@ SETTLE_EVENTS = 1024
 """How many chunks may pass plainly before they are counted and the transcript's bound is looked at."""
 
 _ID_LINE = re.compile(rb"id: ([^\n\0]+)\n").match
-_NUMBER = re.compile(rb" ?\d{1,15}(?!\d)").match
 
 _new = tuple.__new__  # a named tuple's own constructor costs twice as much
 
@@ -292,8 +291,8 @@ def _never(_chunk: bytes, _start: int = 0) -> None:
 
 def _number_behind(key: bytes, event: bytes) -> int:
     """The number behind a key of an event's JSON; -1 if it is not plainly there."""
-    place = event.find(key)
-    if place <= 0 or event[place - 1] == 92:  # a backslash: the key is quoted inside a string
+    before, _, behind = event.partition(key)
+    if not behind or before.endswith(b"\\"):  # not there, or its quotes are escaped: inside a string
         return -1
-    number = _NUMBER(event, place + len(key))
-    return int(number[0]) if number is not None else -1
+    number = behind.partition(b",")[0].strip(b" }\n")
+    return int(number) if number.isdigit() and len(number) < 16 else -1
