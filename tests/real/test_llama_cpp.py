@@ -118,7 +118,12 @@ async def test_asynchronous_clients(llama: str, anyio_backend: str) -> None:
     with FaultProxy(llama, FaultPlan(*CUTS)) as proxy:
         async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none") as client:
             stream = await rl.wrap(client, policy=POLICY).chat.completions.create(
-                model="smollm2", messages=[{"role": "user", "content": PROMPT}], stream=True, max_tokens=48
+                model="smollm2",
+                messages=[{"role": "user", "content": PROMPT}],
+                stream=True,
+                max_tokens=48,
+                temperature=0,
+                seed=7,
             )
             handle = rl.inspect(stream)
             text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
