@@ -17,14 +17,14 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import UpstreamFailed, as_family
 from resumable_llm.core.events import BOM, Fields, parse_block
 from resumable_llm.core.machine import Conversation, State
-from resumable_llm.core.model import Checkpoint, Limits, Report, RequestPlan, to_header
+from resumable_llm.core.model import Checkpoint, Report, RequestPlan, to_header
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
 from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.families import Family, family_of
 from resumable_llm.policy import RetryPolicy
-from resumable_llm.transports.call import BYPASS, end_generator, new_key, plan_of
+from resumable_llm.transports.call import BYPASS, end_generator, limits_of, new_key, plan_of
 
 Terminal = str | Callable[[Fields], bool]
 
@@ -398,7 +398,7 @@ def _begin(
     dialect = _dialect(dialect, terminal) or recognise(plan) or ANY_EVENT_STREAM
     plan = dialect.prepare(plan, key or new_key())
     return Conversation(
-        plan, dialect, policy.backoff, _limits(policy), key=plan.header("idempotency-key"), one_by_one=True
+        plan, dialect, policy.backoff, limits_of(policy), key=plan.header("idempotency-key"), one_by_one=True
     )
 
 
@@ -413,7 +413,7 @@ def _go_on(request: Any, checkpoint: Checkpoint, policy: RetryPolicy, terminal: 
         dialect.prepare(plan, checkpoint.idempotency_key or ""),
         dialect,
         policy.backoff,
-        _limits(policy),
+        limits_of(policy),
         key=checkpoint.idempotency_key,
         checkpoint=checkpoint,
         one_by_one=True,
@@ -424,7 +424,3 @@ def _dialect(dialect: Dialect | None, terminal: Terminal | None) -> Dialect | No
     if dialect is not None and terminal is not None:
         raise TypeError("give a dialect or a terminal event, not both: a dialect knows its terminal event")
     return dialect if terminal is None else LastEventId(terminal)
-
-
-def _limits(policy: RetryPolicy) -> Limits:
-    return Limits(policy.first_event_timeout, policy.event_timeout, policy.deadline)

@@ -15,7 +15,7 @@ from resumable_llm.core.model import Checkpoint, Position, Reading
 from resumable_llm.core.replay import Counter, Ledger, Verdict
 from resumable_llm.core.transcript import Transcript
 
-SETTLE_EVENTS = 1024
+SETTLE_EVENTS = 256
 """How many chunks may pass plainly before they are counted and the transcript's bound is looked at."""
 
 _ID_LINE = re.compile(rb"id: ([^\n\0]+)\n").match

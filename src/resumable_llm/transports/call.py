@@ -163,8 +163,12 @@ def passed_headers(response: Any) -> list[tuple[bytes, bytes]]:
 
 def converse(call: Call, policy: RetryPolicy) -> Conversation:
     """The conversation about a call."""
-    limits = Limits(policy.first_event_timeout, policy.event_timeout, policy.deadline)
-    return Conversation(call.plan, call.dialect, policy.backoff, limits, key=call.key)
+    return Conversation(call.plan, call.dialect, policy.backoff, limits_of(policy), key=call.key)
+
+
+def limits_of(policy: RetryPolicy) -> Limits:
+    """The policy's times, as a conversation takes them."""
+    return Limits(policy.first_event_timeout, policy.event_timeout, policy.deadline)
 
 
 def with_timeout(extensions: Any, policy: RetryPolicy, send: Send) -> dict[str, Any]:
