@@ -14,8 +14,8 @@ from typing_extensions import Self
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.dialect import Dialect
-from resumable_llm.core.errors import UpstreamFailed, as_family
-from resumable_llm.core.events import BOM, Fields, parse_block
+from resumable_llm.core.errors import UpgradeRefused, UpstreamFailed, as_family
+from resumable_llm.core.events import BOM, Fields
 from resumable_llm.core.machine import Conversation, State
 from resumable_llm.core.model import Checkpoint, Report, RequestPlan, to_header
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
@@ -59,7 +59,7 @@ class _Stream:
         return {"follow_redirects": False} if self._conversation.answered else {}
 
     def _event(self, block: bytes) -> ServerSentEvent | None:
-        event, data, _, retry = parse_block(block.removeprefix(BOM))
+        event, data, _, retry = self._conversation.dialect.framing.parse(block.removeprefix(BOM))
         return None if data is None else ServerSentEvent(event, data, self._conversation.last_event_id, retry)
 
     def _check_end(self) -> None:
@@ -240,6 +240,7 @@ def connect_sse(
     *,
     dialect: Dialect | None = None,
     policy: RetryPolicy | None = None,
+    upgrade: bool = False,
     idempotency_key: str | None = None,
     last_event_id: str | None = None,
     terminal: Terminal | None = None,
@@ -254,6 +255,8 @@ def connect_sse(
         url: URL, absolute or relative to the client's base URL.
         dialect: The wire protocol; default: recognised by the request.
         policy: When to try again, and how long to wait for what; default: `RetryPolicy()`.
+        upgrade: Make the request resumable before it is sent, where its protocol knows how; the table of dialects
+            says what is added and what it costs.
         idempotency_key: Names the call, so that a repeat of its request is no second one; default: a new one for each
             POST.
         last_event_id: Begin behind this event.
@@ -267,6 +270,7 @@ def connect_sse(
 
     Raises:
         TypeError: The client is asynchronous, or no client of httpx or httpx2.
+        UpgradeRefused: The request cannot be upgraded: it asks for the opposite, or its protocol has nothing to add.
         ResumableError: On entering or iterating: the answer cannot be had, or not to its end. Also a
             ``TransportError`` of the family.
         HTTPStatusError: On entering: the server refused. Of the family.
@@ -279,6 +283,7 @@ def connect_sse(
         first,
         dialect=dialect,
         policy=policy,
+        upgrade=upgrade,
         key=idempotency_key,
         last_event_id=last_event_id,
         terminal=terminal,
@@ -293,6 +298,7 @@ def aconnect_sse(
     *,
     dialect: Dialect | None = None,
     policy: RetryPolicy | None = None,
+    upgrade: bool = False,
     idempotency_key: str | None = None,
     last_event_id: str | None = None,
     terminal: Terminal | None = None,
@@ -307,6 +313,7 @@ def aconnect_sse(
         first,
         dialect=dialect,
         policy=policy,
+        upgrade=upgrade,
         key=idempotency_key,
         last_event_id=last_event_id,
         terminal=terminal,
@@ -318,6 +325,7 @@ def resume_sse(
     client: Any,
     checkpoint: Checkpoint,
     *,
+    dialect: Dialect | None = None,
     policy: RetryPolicy | None = None,
     terminal: Terminal | None = None,
     on_event: OnEvent | None = None,
@@ -328,6 +336,7 @@ def resume_sse(
     Args:
         client: An ``httpx.Client`` or ``httpx2.Client``.
         checkpoint: From ``stream.checkpoint``, ``inspect(…).checkpoint`` or an error.
+        dialect: As given to `connect_sse`, where it is none of ours.
         policy: When to try again; default: `RetryPolicy()`.
         terminal: As given to `connect_sse`.
         on_event: Called with a `Notice` when something happens to the stream.
@@ -346,13 +355,14 @@ def resume_sse(
     _check_colour(client, sync=True)
     policy = policy or RetryPolicy()
     first = client.build_request(checkpoint.method, checkpoint.url, **request)
-    return ResumableStream(client, first, _go_on(first, checkpoint, policy, terminal), policy, on_event)
+    return ResumableStream(client, first, _go_on(first, checkpoint, dialect, policy, terminal), policy, on_event)
 
 
 def aresume_sse(
     client: Any,
     checkpoint: Checkpoint,
     *,
+    dialect: Dialect | None = None,
     policy: RetryPolicy | None = None,
     terminal: Terminal | None = None,
     on_event: OnEvent | None = None,
@@ -362,7 +372,7 @@ def aresume_sse(
     _check_colour(client, sync=False)
     policy = policy or RetryPolicy()
     first = client.build_request(checkpoint.method, checkpoint.url, **request)
-    return AsyncResumableStream(client, first, _go_on(first, checkpoint, policy, terminal), policy, on_event)
+    return AsyncResumableStream(client, first, _go_on(first, checkpoint, dialect, policy, terminal), policy, on_event)
 
 
 def _family(client: Any) -> Family:
@@ -384,29 +394,39 @@ def _begin(
     *,
     dialect: Dialect | None,
     policy: RetryPolicy,
+    upgrade: bool,
     key: str | None,
     last_event_id: str | None,
     terminal: Terminal | None,
 ) -> Conversation:
     plan = plan_of(request)
-    if plan.header("accept") in (None, "*/*"):
+    accepts_anything = plan.header("accept") in (None, "*/*")
+    if accepts_anything:
         plan = plan.with_headers(("Accept", "text/event-stream"))
+    dialect = _dialect(dialect, terminal) or recognise(plan) or ANY_EVENT_STREAM
+    if accepts_anything:
+        plan = plan.with_headers(("Accept", dialect.framing.media_types[0]))
+    if upgrade:
+        if not dialect.facts.upgrade:
+            raise UpgradeRefused(f"{dialect.name} has nothing that would make this request resumable: {dialect.keeps}")
+        plan = dialect.upgrade(plan)
     if key is not None:
         plan = plan.with_headers(("Idempotency-Key", to_header(key)))
     if last_event_id:
         plan = plan.with_headers(("Last-Event-ID", to_header(last_event_id)))
-    dialect = _dialect(dialect, terminal) or recognise(plan) or ANY_EVENT_STREAM
     plan = dialect.prepare(plan, key or new_key())
     return Conversation(
         plan, dialect, policy.backoff, limits_of(policy), key=plan.header("idempotency-key"), one_by_one=True
     )
 
 
-def _go_on(request: Any, checkpoint: Checkpoint, policy: RetryPolicy, terminal: Terminal | None) -> Conversation:
-    plan = plan_of(request).with_headers(("Accept", "text/event-stream"))
+def _go_on(
+    request: Any, checkpoint: Checkpoint, dialect: Dialect | None, policy: RetryPolicy, terminal: Terminal | None
+) -> Conversation:
+    dialect = _dialect(dialect, terminal) or named(checkpoint.dialect)
+    plan = plan_of(request).with_headers(("Accept", dialect.framing.media_types[0]))
     if checkpoint.method != "GET" and not plan.body:
         plan = RequestPlan(plan.method, plan.url, plan.headers, None)
-    dialect = _dialect(None, terminal) or named(checkpoint.dialect)
     if checkpoint.idempotency_key is not None:
         plan = plan.with_headers(("Idempotency-Key", checkpoint.idempotency_key))
     return Conversation(

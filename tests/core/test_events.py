@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_llm.core import events
 from resumable_llm.core.errors import EventTooLarge
 from resumable_llm.core.events import BOM, BlockSplitter, Event, EventDecoder, Fields, encode_event, parse_block
 
@@ -155,14 +154,14 @@ class TestSplitter:
     def test_a_giant_event_costs_no_more_than_its_bytes(self, line_end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
         """Counts the bytes that are searched for a blank line, not the time."""
         searched = 0
-        search = events._end_of_last_blank_line
+        search = BlockSplitter._end_of_last_block
 
         def counting(data: bytes) -> int:
             nonlocal searched
             searched += len(data)
             return search(data)
 
-        monkeypatch.setattr(events, "_end_of_last_blank_line", counting)
+        monkeypatch.setattr(BlockSplitter, "_end_of_last_block", staticmethod(counting))
         lines = (b"data: " + b"x" * 90 + line_end) * 52_000  # 5 MB, with line ends in every chunk
         stream = lines + line_end
         splitter = BlockSplitter()

@@ -138,7 +138,16 @@ class TestCheckpoint:
 
     @given(
         st.builds(
-            Checkpoint, TEXT, TEXT, TEXT, TEXT, st.none() | st.integers(), st.integers(), st.integers(), st.integers()
+            Checkpoint,
+            TEXT,
+            TEXT,
+            TEXT,
+            TEXT,
+            st.none() | st.integers(),
+            st.integers(),
+            TEXT,
+            st.integers(),
+            st.integers(),
         )
     )
     def test_round_trip_of_anything(self, checkpoint: Checkpoint) -> None:

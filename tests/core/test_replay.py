@@ -65,7 +65,7 @@ class Stream:
 
     def __init__(self, first_id: str = "", events: int = 0, checksum: int = 0) -> None:
         self.transcript = Transcript(10**6, lambda: self.ledger.catch_up(self.transcript))
-        self.ledger = Ledger(first_id, events, checksum)
+        self.ledger = Ledger(first_id, events, checksum, lambda event: event.id or "")
 
     def tell(self, *events: Fields) -> None:
         for each in events:

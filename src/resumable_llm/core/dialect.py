@@ -12,6 +12,7 @@ from re import Pattern
 from typing import Protocol
 
 from resumable_llm.core.events import Fields
+from resumable_llm.core.framing import Framing
 from resumable_llm.core.model import Headers, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 
@@ -40,6 +41,29 @@ class Unusable:
 PollResult = StillRunning | Finished | Unusable
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What people should know of a protocol, in phrases; the dialect table is made of these.
+
+    Attributes:
+        systems: Who speaks it.
+        resume: How the rest of a stream is asked for, or why it cannot be.
+        end: What proves that an answer is complete.
+        closing: What the server does when the connection is closed.
+        cancel: What `cancel` sends; empty if closing the connection is all that can be done.
+        upgrade: What ``upgrade=True`` adds to a request, and what that costs; empty if there is nothing to add.
+        sources: Where each of these was read, with the date.
+    """
+
+    systems: str
+    resume: str
+    end: str
+    closing: str
+    cancel: str = ""
+    upgrade: str = ""
+    sources: tuple[str, ...] = ()
+
+
 class Dialect(Protocol):
     """One provider's wire protocol.
 
@@ -53,6 +77,16 @@ class Dialect(Protocol):
         ...
 
     @property
+    def facts(self) -> Facts:
+        """What people should know of it."""
+        ...
+
+    @property
+    def framing(self) -> Framing:
+        """How the body is cut into events."""
+        ...
+
+    @property
     def proves_end(self) -> bool:
         """Whether a terminal event ends every complete answer, so that an end without one is a drop."""
         ...
@@ -61,8 +95,23 @@ class Dialect(Protocol):
     def ordinary(self) -> Pattern[bytes] | None:
         """Matches, as a whole, runs of events that `read` would have nothing to say about; None: every one is read.
 
-        Such runs pass without being read. They end in a line feed and have no field but event and data.
+        Such runs pass without being read. They end in the framing's boundary and have no field but event and data.
         """
+        ...
+
+    @property
+    def honours_ids(self) -> bool:
+        """Whether a request with ``Last-Event-ID`` may be tried if the server sent ids and `resume` has nothing."""
+        ...
+
+    @property
+    def repeats_last(self) -> bool:
+        """Whether `resume` asks for the last event again; the server has forgotten the answer if it does not come."""
+        ...
+
+    @property
+    def confirms_by_poll(self) -> bool:
+        """Whether `poll` reads no answer but only whether the work is done, to be asked after an end without proof."""
         ...
 
     @property
@@ -91,6 +140,14 @@ class Dialect(Protocol):
 
     def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
         """The request with harmless additions that help its answer to be resumed. ``key`` is new for each call."""
+        ...
+
+    def upgrade(self, request: RequestPlan) -> RequestPlan:
+        """The request made resumable, at the cost that `facts` names; as it is if there is nothing to add.
+
+        Raises:
+            UpgradeRefused: It would contradict what the request asks for.
+        """
         ...
 
     def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:

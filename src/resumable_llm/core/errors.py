@@ -9,6 +9,7 @@
     │   ├── ReplayDiverged       the server told another answer than before
     │   ├── ContinuationRefused  the model cannot be asked to go on from here
     │   └── UpstreamFailed       the server reported, inside the stream, that the answer failed
+    ├── UpgradeRefused           upgrade=True contradicts the request; nothing was sent
     └── ProtocolError            the server broke the wire format
         ├── MalformedEvent       an event that its dialect cannot read
         └── EventTooLarge        an event beyond the agreed bound
@@ -86,6 +87,10 @@ class ContinuationRefused(StreamInterrupted):
 
 class UpstreamFailed(StreamInterrupted):
     """The server said, in the stream itself, that the answer failed."""
+
+
+class UpgradeRefused(ResumableError):
+    """``upgrade=True`` would contradict what the request asks for. Nothing was sent."""
 
 
 class ProtocolError(ResumableError):

@@ -1,8 +1,8 @@
 """Bytes to events and back, exactly as the WHATWG rules for event streams say.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (section 9.2), read 2026-11-22.
-Nothing here knows of HTTP, of providers or of resuming. Work per event is proportional to its own bytes, however they
-are cut.
+Nothing here knows of HTTP, of providers or of resuming; other framings than event streams are in `framing`. Work per
+event is proportional to its own bytes, however they are cut.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class BlockSplitter:
         # A line end can be three bytes old when the one that makes the line blank arrives, so only the seam is looked
         # at again: an event that comes in a thousand pieces is searched once, and put together once.
         seam = self._tail + chunk if self.pending else chunk
-        end = _end_of_last_blank_line(seam) - (len(seam) - len(chunk))
+        end = self._end_of_last_block(seam) - (len(seam) - len(chunk))
         if end <= 0:
             self._hold(chunk)
             return b""
@@ -99,6 +99,17 @@ class BlockSplitter:
             self._refuse()
         return blocks
 
+    def rest(self) -> bytes:
+        """Take what is held back, where the end of the body closes a block as well; empty where it does not."""
+        return b""
+
+    @staticmethod
+    def _end_of_last_block(data: bytes) -> int:
+        if 13 in data:
+            return max((found.end() for found in _BLANK_LINE.finditer(data)), default=-1)
+        last = data.rfind(b"\n\n")
+        return last + 2 if last >= 0 else -1
+
     def _hold(self, piece: bytes) -> None:
         self._pieces.append(piece)
         self._tail = (self._tail + piece)[-3:]
@@ -110,13 +121,6 @@ class BlockSplitter:
         raise EventTooLarge(
             f"an event of more than {self.max_bytes:,} bytes: raise max_event_bytes if the server is right to send it"
         )
-
-
-def _end_of_last_blank_line(data: bytes) -> int:
-    if 13 in data:
-        return max((found.end() for found in _BLANK_LINE.finditer(data)), default=-1)
-    last = data.rfind(b"\n\n")
-    return last + 2 if last >= 0 else -1
 
 
 class Fields(NamedTuple):

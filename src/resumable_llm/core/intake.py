@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from resumable_llm.core.actions import Deliver
 from resumable_llm.core.dialect import Dialect
-from resumable_llm.core.events import BOM, BlockSplitter, Fields, parse_block
-from resumable_llm.core.model import Checkpoint, Position, Reading
+from resumable_llm.core.events import BOM, Fields
+from resumable_llm.core.model import NOTHING, Checkpoint, Position, Reading
 from resumable_llm.core.replay import Counter, Ledger, Verdict
 from resumable_llm.core.transcript import Transcript
 
@@ -44,7 +44,7 @@ class Intake:
         self._read = start.offset
         self.handle = start.handle
         self.counter = Counter(start.sequence)
-        self.ledger = Ledger(start.first_id, start.events, start.checksum)
+        self.ledger = Ledger(start.first_id, start.events, start.checksum, self._identify)
         self.numbered = bool(last_event_id)
         """The server has shown ids on this stream."""
         self.replayed = 0
@@ -61,9 +61,17 @@ class Intake:
         """The last bytes held an event, new or not."""
         self._transcript = transcript
         self._max_event_bytes = max_event_bytes
-        self._splitter = BlockSplitter(max_event_bytes)
+        self.error_held: tuple[Reading, bytes] | None = None
+        """A failure that may pass, kept from the caller until it is known that it does not."""
+        self.resting = False
+        """The server has told all that there is by now."""
+        self.must_repeat = False
+        """The last event has been asked for again and has not come."""
+        self._splitter = dialect.framing.splitter(max_event_bytes)
+        self._takes_errors = False
         self._at_start = True
-        self._behind_cursor = 0
+        self._cursor = start.cursor
+        self._behind = start.behind
         self._last_blocks = b""
         self._plain_before = 0
         self._due: list[bytes] = []
@@ -76,11 +84,13 @@ class Intake:
         self.dialect = dialect
         self._match: Callable[..., object | None] = dialect.ordinary.fullmatch if dialect.ordinary else _never
         self._sequence_key = dialect.sequence_key
+        self._boundary = dialect.framing.boundary
 
     def begin(self, *, resumed: bool) -> None:
         """A connection's body begins; half an event of the one before is forgotten."""
-        self._splitter = BlockSplitter(self._max_event_bytes)
+        self._splitter = self.dialect.framing.splitter(self._max_event_bytes)
         self._at_start = True
+        self.resting = self.must_repeat = False
         self.plain = False  # until something new has come of this connection, every chunk is looked at
         self._due = []
         if not resumed:
@@ -89,12 +99,18 @@ class Intake:
         else:
             self._due = self._splitter.split(self.overlap)
             self.counter.resumed()
-            self.ledger.resumed(self._transcript, self._behind_cursor)
+            self.ledger.resumed(self._transcript, self._behind)
+            self.must_repeat = self.dialect.repeats_last and self._behind > 0
 
     def settle(self) -> None:
         """See whether the next bytes may pass plainly: half an event must wait for its other half."""
         self.plain = not (self.terminal or self._splitter.pending) and self._may_skim
-        self._in_runs = not (self.one_by_one or self.numbered or self._sequence_key is not None)
+        self._in_runs = not (self.one_by_one or self._is_placed or self._sequence_key is not None)
+
+    @property
+    def _is_placed(self) -> bool:
+        """Whether ids or cursors are about, so that events behind the last of them have to be counted."""
+        return self.numbered or bool(self._cursor)
 
     @property
     def _may_skim(self) -> bool:
@@ -121,8 +137,8 @@ class Intake:
     def _skim(self, data: bytes) -> bool:
         """Whether these are ordinary events, which only have to be counted: then they are."""
         start, last_event_id = 0, None
-        if self.one_by_one or self.numbered or self._sequence_key is not None:  # then one at a time
-            if data.find(b"\n\n") != len(data) - 2:
+        if self.one_by_one or self._is_placed or self._sequence_key is not None:  # then one at a time
+            if data.find(self._boundary) != len(data) - len(self._boundary):
                 return False
             if self.numbered:
                 named = _ID_LINE(data)
@@ -134,9 +150,9 @@ class Intake:
             return False
         if last_event_id is not None:
             self.last_event_id = last_event_id.decode("utf-8", "replace")
-            self._behind_cursor = 0
-        elif self.numbered:
-            self._behind_cursor += 1
+            self._behind = 0
+        elif self._is_placed:
+            self._behind += 1
         return True
 
     @property
@@ -154,12 +170,24 @@ class Intake:
         transcript = self._transcript
         if transcript.fresh:
             transcript.settle()
-        return _new(Position, (self.last_event_id, self.counter.last, self._read + transcript.plain_size))
+        read = self._read + transcript.plain_size
+        return _new(Position, (self.last_event_id, self.counter.last, read, self._cursor, self._behind))
 
     @property
     def is_torn(self) -> bool:
         """Half an event has come."""
         return self._splitter.is_torn
+
+    def rest(self) -> bytes:
+        """A last event that the end of the body has made whole; empty if there is none."""
+        return self._splitter.rest()
+
+    def release_error(self, before: Position) -> list[Deliver]:
+        """What is new now that the failure that was held back has turned out to stay; see `judge`."""
+        assert self.error_held is not None
+        _, block = self.error_held
+        self.error_held, self._takes_errors = None, True
+        return self.judge([block], before)
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
         """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
@@ -177,7 +205,7 @@ class Intake:
         if whole and self._skim(whole):
             self._at_start, self.saw_data = False, True
             self._count(whole)
-            return [Deliver(whole, whole.count(b"\n\n"), self.head)]
+            return [Deliver(whole, whole.count(self._boundary), self.head)]
         return self.judge(self._splitter.split(whole), before)
 
     def judge(self, blocks: Sequence[bytes], before: Position) -> list[Deliver]:
@@ -199,7 +227,7 @@ class Intake:
                     # With ids about, a stray blank line is another of the things that some decoders make an event of.
                     block = block.strip(b"\r\n") + b"\n\n"
                 found.append(_new(Deliver, (block, events, self.head if self.one_by_one else before)))
-            if self.terminal or self.objection:
+            if self.terminal or self.objection or self.error_held:
                 break
         if not found or (self.one_by_one and not behind):
             return found
@@ -211,23 +239,28 @@ class Intake:
 
     def _judge(self, block: bytes) -> int | None:
         """The number of events in a block that goes to the caller; None if it does not."""
-        fields = parse_block(block.removeprefix(BOM) if self._at_start else block)
+        fields = self.dialect.framing.parse(block.removeprefix(BOM) if self._at_start else block)
         self._at_start = False
         event, data, _, retry = fields
         if retry is not None:
             self.retry_floor = retry / 1000
         has_event = data is not None or event is not None
+        reading = self.dialect.read(fields) if has_event else NOTHING
+        if reading.transient and not self._takes_errors:
+            self.error_held = reading, block
+            return None
         if has_event or self.dialect.counts(block):
             if self._due:
                 self._expect_again(block)
                 return None
             self._count(block)
         if has_event:
-            return 1 if self._is_new(fields) else None
+            return 1 if self._is_new(fields, reading) else None
         return 0 if self._pass_control(fields) else None
 
     def _count(self, blocks: bytes) -> None:
         self._read += len(blocks)
+        self.error_held = None  # that there is more says that it has passed
         self._last_blocks, self._plain_before = blocks, self._transcript.plain_size
 
     def _expect_again(self, block: bytes) -> None:
@@ -248,8 +281,8 @@ class Intake:
         self._take_id(fields)
         return not (self.one_by_one or self.numbered or fields.id is not None or fields.retry is not None)
 
-    def _is_new(self, fields: Fields) -> bool:
-        reading = self.dialect.read(fields)
+    def _is_new(self, fields: Fields, reading: Reading) -> bool:
+        self.resting = reading.resting
         self.saw_data = self.saw_data or not reading.keepalive
         verdict, why = self._verdict(fields, reading)
         if verdict is Verdict.SEEN:
@@ -260,29 +293,47 @@ class Intake:
             return False
         self.handle = self.handle or reading.handle
         self._take_id(fields)
+        if reading.cursor is not None:
+            self._cursor, self._behind = reading.cursor, 0
         self.terminal = reading.terminal
         self.upstream_error = self.upstream_error or reading.error
         return True
 
     def _verdict(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
+        verdict, why = self._compare(fields, reading)
+        if self.must_repeat and verdict is Verdict.NEW:
+            return Verdict.GONE, "the server did not repeat the last event, so it no longer has this answer"
+        self.must_repeat = False
+        return verdict, why
+
+    def _compare(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
         if reading.handle and self.handle and reading.handle != self.handle:
             return Verdict.OTHER, "the server began another answer instead of going on with this one"
         if reading.sequence is not None:
             last = self.counter.last
             verdict = self.counter.judge(reading.sequence)
             return verdict, f"event {reading.sequence} came after event {last}: what was between them is lost"
-        if self.ledger.replaying and (fields.id or self.numbered):
+        if self.ledger.replaying and (fields.id or reading.cursor or self._is_placed):
             verdict = self.ledger.judge(fields, self.last_event_id)
             return verdict, "the server started over with another answer under the ids of this one"
         return Verdict.NEW, ""
 
     def _take_id(self, fields: Fields) -> None:
+        before = self.last_event_id
         if fields.id is not None:
             self.last_event_id = fields.id
             self.numbered = self.numbered or bool(fields.id)
-            self._behind_cursor = 0
-        else:
-            self._behind_cursor += fields.data is not None or fields.event is not None
+        if self.dialect.repeats_last:
+            # The cursor stays behind the last event that has another id than this one: several can share one.
+            if fields.id and fields.id != before:
+                self._cursor, self._behind = before, 0
+        elif fields.id is not None:
+            self._behind = 0
+            return
+        self._behind += fields.data is not None or fields.event is not None
+
+    def _identify(self, event: Fields) -> str:
+        return event.id or self.dialect.read(event).cursor or ""
 
 
 def _never(_chunk: bytes, _start: int = 0) -> None:

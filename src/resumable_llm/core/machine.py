@@ -15,8 +15,8 @@ decides, they act.
                 └─ WAITING ◀─┴──▶ FAILED
 
 Why a request is made is its *purpose*: FIRST; REPEAT of the first, before anything was delivered; RESUME behind the
-last event; CONFIRM, a resume that asks whether there is more after an end that nothing proves; POLL for the finished
-answer.
+last event; CONFIRM, a resume that asks whether there is more after an end that nothing proves; STATUS, whether the
+work behind the answer is done; POLL for the finished answer.
 
 Bytes become blocks (events with their blank line), and each block is judged: seen before, a gap, another answer, or
 new. New events wait in a queue. An event counts as delivered, and moves the position, when `next_action` gives it
@@ -25,7 +25,10 @@ in the splitter and is forgotten at a drop.
 
 A connection ends well if the dialect's terminal event was seen, or if what was said proves the answer complete.
 Otherwise it is a drop if the dialect knows terminal events; if it knows none but ids were seen, the server is asked
-once more; if there are neither, the end is taken and the report says that nothing proved it. After a drop comes a way
+once more; if there are neither, the end is taken and the report says that nothing proved it. Where the state of the
+work can be asked for, it has the last word on such ends. A failure that the server reports in the stream, and that may
+pass, is a drop as long as another attempt costs nothing; if none is left, the caller gets what the server said. After
+a drop comes a way
 back, in the order of the design: the dialect's own resume, then Last-Event-ID, then the same request if nothing was
 delivered, then a poll. No way: `CannotResume`. The backoff is the policy's.
 
@@ -96,7 +99,7 @@ TRANSITIONS: dict[State, dict[Input, set[State]]] = {
     State.ASKING: {Input.RESPONSE: {_S, _C} | _OVER, Input.FAILURE: _OVER},
     State.STREAMING: {Input.DATA: _OVER, Input.EOF: _OVER, Input.FAILURE: _OVER},
     State.COLLECTING: {Input.DATA: {_S} | _OVER, Input.EOF: {_S} | _OVER, Input.FAILURE: _OVER},
-    State.WAITING: {Input.WAKEUP: {_A, _F}},
+    State.WAITING: {Input.WAKEUP: {_A, _E, _F}},
     State.ENDED: {},
     State.FAILED: {},
 }
@@ -108,11 +111,15 @@ _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _EXPIRED = frozenset({404, 410, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
+_POLLS = (Purpose.POLL, Purpose.STATUS)
 _LACKING = (errors.CannotResume, errors.ResumeExpired, errors.RetriesExhausted)
 _MAX_REFUSAL_BYTES = 64 * 1024
 
 MAX_POLL_SECONDS = 3600.0
 """How long to believe a server that an answer is in progress while nothing comes of it; a deadline may be shorter."""
+
+RESTED_SECONDS = 5.0
+"""How long a connection must have lasted, in seconds, for its end to be no failure where the server was resting."""
 
 MAX_CONFIRM_WAIT = 30.0
 """The longest wait, in seconds, before asking whether there is more, if the server's ``retry:`` asks for one."""
@@ -143,7 +150,7 @@ class Conversation:
         one_by_one: bool = False,
     ) -> None:
         self.state = State.READY
-        self.transcript = Transcript(limits.max_transcript_bytes, self._catch_up)
+        self.transcript = Transcript(limits.max_transcript_bytes, self._catch_up, dialect.framing)
         self._request = request
         self._backoff = backoff
         self._limits = limits
@@ -176,6 +183,10 @@ class Conversation:
         self._last_data_at = 0.0
         self._answered = False
         self._stream_gone = False
+        self._passing_at = 0.0
+        self._end_is_confirmed = False  # by the server's having nothing more, before the state of the work was asked
+        self._passing = False  # the server has reported a failure that may pass, behind all that was delivered
+        self._began_at = 0.0  # the connection's body
         self._broken = False  # since the last event: the answer did not end but broke off
         self._torn = False  # and in the middle of an event
         self._running_since: float | None = None  # it was first said that the answer is in progress
@@ -199,12 +210,12 @@ class Conversation:
         self._status, self._headers = status, headers
         self._body.clear()
         starting = self._purpose in (Purpose.FIRST, Purpose.REPEAT)
-        streams = headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
-        if status in (200, 201) and streams and self._purpose is not Purpose.POLL:
+        streams = self.dialect.framing.announced_by(headers.get("content-type", ""))
+        if status in (200, 201) and streams and self._purpose not in _POLLS:
             self._begin_stream(starting, now)
         elif starting and not self._answered and (status not in _TRANSIENT or self._request.body is None):
             self._surface()
-        elif status == 204 and not starting and self._purpose is not Purpose.POLL:
+        elif status == 204 and not starting and self._purpose not in _POLLS:
             self._nothing_more(now)
         elif status in _REDIRECTS:
             self._follow(headers.get("location", ""), now)
@@ -235,7 +246,7 @@ class Conversation:
         if passed:  # when exactly is not known, for a plain chunk asks no clock: some time since the last that did not
             self._last_data_at = now
         self._take(Input.DATA, found, now)
-        if self.state is not State.STREAMING:
+        if self.state is not State.STREAMING or self._passing:
             return
         if self._account.news and self._deadline_at == inf:
             intake.settle()
@@ -252,18 +263,29 @@ class Conversation:
         self._outbox.settle()
         if self.state is State.COLLECTING:
             self._judge_body(Input.EOF, now)
-        elif self._is_over:
+            return
+        rest = self._intake.rest()
+        if rest:
+            self._take(Input.EOF, self._intake.judge([rest], self._outbox.position), now)
+            self._outbox.settle()
+        if self.state is not State.STREAMING or self._passing:
+            return
+        if self._is_over:
             self._end(Input.EOF, proved=True)
+        elif self._intake.must_repeat:
+            self._object(Input.EOF, Verdict.GONE, "the server has nothing of this answer any more", now)
         elif self.dialect.proves_end:
+            if self._intake.resting and now - self._began_at >= RESTED_SECONDS:
+                self._account.news = True
             self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
         elif self._intake.is_torn:
             self._drop(Input.EOF, Failure("the connection ended inside an event"), now)
-        elif self._broken and not self._account.news:
+        elif self._broken and not self._account.news and not self.dialect.confirms_by_poll:
             self._drop(Input.EOF, Failure("the server had nothing more, although the answer had broken off"), now)
         elif not self._intake.numbered:
-            self._end(Input.EOF, proved=False)
-        elif self._purpose is Purpose.CONFIRM and not self._account.news:
-            self._end(Input.EOF, proved=True)
+            self._end_or_ask(Input.EOF, now, proved=False)
+        elif not self._account.news and (self._purpose is Purpose.CONFIRM or self.dialect.confirms_by_poll):
+            self._end_or_ask(Input.EOF, now, proved=True)
         else:
             self._confirm(now)
 
@@ -286,6 +308,10 @@ class Conversation:
         action = self._outbox.take()
         if action is not None:
             return action
+        if self._passing:
+            self._passing = False
+            self._let_pass()
+            return self.next_action()
         if self._failing is not None:
             return self._make_error(*self._failing)
         assert self._standing is not None, "the conversation has not been started"
@@ -333,6 +359,8 @@ class Conversation:
             last_event_id=position.last_event_id,
             sequence=position.sequence,
             offset=position.offset,
+            cursor=position.cursor,
+            behind=position.behind,
             events=self._account.events - in_hand,
             checksum=self._intake.ledger.checksum,
             first_id=self._intake.ledger.first_id,
@@ -384,7 +412,7 @@ class Conversation:
     def _begin_stream(self, starting: bool, now: float) -> None:
         self._move(Input.RESPONSE, State.STREAMING)
         self._standing = Read()
-        self._account.news, self._last_data_at = False, now
+        self._account.news, self._last_data_at, self._began_at = False, now, now
         self._redirects = 0
         self._answered = True
         self._location = self._headers.get("location") or self._location
@@ -405,12 +433,38 @@ class Conversation:
                 self._broken = self._torn = False
                 self._running_since = None
         if intake.objection is not None:
-            verdict, why = intake.objection
-            self._object(event, errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged, why)
+            self._object(event, *intake.objection, now)
+        elif intake.error_held is not None:
+            self._passing, self._passing_at = True, now  # what came before it is delivered first
         elif intake.terminal:
             self._end(event, proved=True)
 
-    def _object(self, event: Input, error: type[errors.StreamInterrupted], why: str) -> None:
+    def _let_pass(self) -> None:
+        """Try again after a failure that the server reported in the stream, if that costs nothing."""
+        assert self._intake.error_held is not None
+        reading, _ = self._intake.error_held
+        way = self._way_back()
+        if isinstance(way, str) or way[0] not in (Purpose.REPEAT, Purpose.RESUME):
+            self._surface_error(Input.DATA)
+        else:
+            failure = Failure(f"the server reported in the stream: {reading.error}", floor=reading.retry_after)
+            self._drop(Input.DATA, failure, self._passing_at)
+
+    def _surface_error(self, event: Input) -> None:
+        """The failure does not pass: the caller gets what the server said."""
+        self._outbox.put(self._intake.release_error(self._outbox.position))
+        self._end(event, proved=True)
+
+    def _object(self, event: Input, verdict: Verdict, why: str, now: float) -> None:
+        if verdict is Verdict.GONE:
+            self._intake.objection = None
+            if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
+                self._end_or_ask(event, now, proved=False)
+                return
+            self._stream_gone = True
+            self._drop(event, Failure(why), now)
+            return
+        error = errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged
         if self._purpose is Purpose.CONFIRM and self._plan.method != "GET" and error is errors.ReplayDiverged:
             # The end was clean, and this server's ids turn out to be no cursors: asked again, it generates anew. So
             # there was nothing to ask, and what was received is all that can be known.
@@ -446,6 +500,9 @@ class Conversation:
     ) -> None:
         if error in _LACKING and self.dialect.ended(self._request, self.transcript):
             self._end(event, proved=True)  # what could not be had was not needed
+            return
+        if error in _LACKING and self._intake.error_held is not None:
+            self._surface_error(event)
             return
         self._move(event, State.FAILED)
         self._notify("give_up", why)
@@ -503,8 +560,17 @@ class Conversation:
         polling = self._purpose is Purpose.POLL
         return way_back(self.dialect, self.progress, prefer_poll=fruitless or polling, stream_gone=self._stream_gone)
 
+    def _end_or_ask(self, event: Input, now: float, *, proved: bool) -> None:
+        """A clean end that the stream does not prove; where the state of the work can be asked for, that decides."""
+        plan = self.dialect.poll(self.progress) if self.dialect.confirms_by_poll else None
+        if plan is None:
+            self._end(event, proved=proved)
+        else:
+            self._end_is_confirmed = proved
+            self._wait_and_send(event, (Purpose.STATUS, plan), 0.0, now)
+
     def _confirm(self, now: float) -> None:
-        plan = by_last_event_id(self.dialect, self.progress)
+        plan = self.dialect.resume(self.progress) or by_last_event_id(self.dialect, self.progress)
         self._account.news = False
         if isinstance(plan, str):
             self._end(Input.EOF, proved=False)
@@ -578,15 +644,19 @@ class Conversation:
 
     def _judge_body(self, event: Input, now: float) -> None:
         status, body = self._status, bytes(self._body)
-        polls = self.dialect.poll(self.progress) is not None
-        if status == 200 and polls and self._purpose is not Purpose.REPEAT:
+        polls = not self.dialect.confirms_by_poll and self.dialect.poll(self.progress) is not None
+        if self._purpose is Purpose.STATUS:
+            self._judge_status(event, body, now)
+        elif status == 200 and polls and self._purpose is not Purpose.REPEAT:
             self._judge_poll(event, body, now)
         elif status == 200:
             kind = self._headers.get("content-type", "no content type")
             self._fail(event, errors.CannotResume, f"the server answered with {kind} instead of an event stream")
         elif self._purpose is not Purpose.REPEAT and (status in _EXPIRED or self.dialect.gone(status, body)):
             expired = Failure(f"the server answered {status} when asked for the rest")
-            if self._purpose is Purpose.POLL or not polls:
+            if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
+                self._end_or_ask(event, now, proved=False)
+            elif self._purpose is Purpose.POLL or not polls:
                 self._fail(event, errors.ResumeExpired, f"{expired.reason}: {self.dialect.keeps}")
             else:
                 self._stream_gone = True
@@ -594,20 +664,33 @@ class Conversation:
         else:
             self._fail(event, errors.CannotResume, f"the server answered {status} when asked for the rest")
 
+    def _judge_status(self, event: Input, body: bytes, now: float) -> None:
+        result = self.dialect.read_poll(self._headers, body, self.progress, self.transcript)
+        if self._status != 200 or not isinstance(result, StillRunning):
+            self._end(event, proved=self._end_is_confirmed or (self._status == 200 and isinstance(result, Finished)))
+        elif self._is_patient(event, now):
+            failure = Failure("the connection ended although the work goes on", floor=result.seconds)
+            self._drop(event, failure, now)
+
+    def _is_patient(self, event: Input, now: float) -> bool:
+        """Whether a server may still be believed that the answer is in progress."""
+        self._account.failures = 0  # the server lives and works
+        if self._running_since is None:
+            self._running_since = now
+        if now - self._running_since <= MAX_POLL_SECONDS:
+            return True
+        why = f"for {MAX_POLL_SECONDS / 60:g} minutes the server has said that the answer is in progress"
+        self._fail(event, errors.RetriesExhausted, why)
+        return False
+
     def _judge_poll(self, event: Input, body: bytes, now: float) -> None:
         result = self.dialect.read_poll(self._headers, body, self.progress, self.transcript)
         if isinstance(result, StillRunning):
             plan = None if self._stream_gone else self.dialect.resume(self.progress)
             way = (Purpose.POLL, self.dialect.poll(self.progress)) if plan is None else (Purpose.RESUME, plan)
             assert way[1] is not None
-            self._account.failures = 0  # the server lives and works
-            if self._running_since is None:
-                self._running_since = now
-            if now - self._running_since > MAX_POLL_SECONDS:
-                why = f"for {MAX_POLL_SECONDS / 60:g} minutes the server has said that the answer is in progress"
-                self._fail(event, errors.RetriesExhausted, why)
-                return
-            self._wait_and_send(event, (way[0], way[1]), result.seconds, now)
+            if self._is_patient(event, now):
+                self._wait_and_send(event, (way[0], way[1]), result.seconds, now)
         elif isinstance(result, Finished):
             self._move(event, State.STREAMING)
             self._intake.begin(resumed=True)

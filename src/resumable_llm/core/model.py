@@ -53,6 +53,17 @@ class RequestPlan:
         gone = {name.lower() for name, _ in added} | set(without)
         return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() not in gone) + added)
 
+    def with_body(self, body: bytes) -> RequestPlan:
+        """This request with another body."""
+        sized = self.with_headers(("Content-Length", str(len(body))), without=("transfer-encoding",))
+        return replace(sized, body=body)
+
+    def post(self, url: str, body: bytes = b"", content_type: str | None = None) -> RequestPlan:
+        """A POST with this request's headers, less those about its body. The URL may be relative to this one's."""
+        bare = replace(self.get(url), method="POST")
+        typed = bare.with_headers(("Content-Type", content_type)) if content_type else bare
+        return typed.with_body(body)
+
     def get(self, url: str, **query: str | int) -> RequestPlan:
         """A GET with this request's headers, less those about its body. The URL may be relative to this one's."""
         parts = urlsplit(urljoin(self.url, url))
@@ -107,6 +118,10 @@ class Position(NamedTuple):
     """The number of the last event, where the dialect counts them."""
     offset: int = 0
     """Bytes of the answer's body before this place, decoded."""
+    cursor: str = ""
+    """An opaque place to go on from, where the dialect has one of its own; at this place or some events before it."""
+    behind: int = 0
+    """Events between the cursor, or else the event with the last id, and this place: they will come again."""
 
 
 class Reading(NamedTuple):
@@ -119,6 +134,14 @@ class Reading(NamedTuple):
     """Why the answer failed, in the server's words, if this event says that it did."""
     keepalive: bool = False
     """It only says that the connection is alive, as a comment would."""
+    cursor: str | None = None
+    """An opaque place behind this event to go on from; None if the event does not tell one."""
+    transient: bool = False
+    """The failure is one that passes: worth another attempt where nothing would be lost by it."""
+    retry_after: float | None = None
+    """Seconds to wait before that attempt, if the server said."""
+    resting: bool = False
+    """The server has told all that there is by now; that the connection ends here for a while is no failure."""
 
 
 NOTHING = Reading()
@@ -135,6 +158,8 @@ class Checkpoint:
         last_event_id: The SSE id of the last event delivered; empty if none.
         sequence: The number of that event, where the dialect counts events.
         offset: Bytes of the answer's body up to that event.
+        cursor: The opaque place that the dialect goes on from, if it has one of its own.
+        behind: Events delivered since that place, or since the event with ``last_event_id``.
         events: Events delivered.
         checksum: CRC-32 over those events, to recognise a server that starts over.
         first_id: SSE id of the first event, for the same end.
@@ -150,6 +175,8 @@ class Checkpoint:
     last_event_id: str = ""
     sequence: int | None = None
     offset: int = 0
+    cursor: str = ""
+    behind: int = 0
     events: int = 0
     checksum: int = 0
     first_id: str = ""
@@ -200,6 +227,8 @@ _CHECKPOINT_TYPES: dict[str, tuple[type, ...]] = {
     "last_event_id": _TEXT,
     "sequence": (int, type(None)),
     "offset": _COUNT,
+    "cursor": _TEXT,
+    "behind": _COUNT,
     "events": _COUNT,
     "checksum": _COUNT,
     "first_id": _TEXT,
@@ -307,7 +336,8 @@ class Notice:
     """Something that happened to a stream, for ``on_event`` callbacks. Holds neither text of the answer nor secrets.
 
     Attributes:
-        kind: ``drop``, ``wait``, ``resume``, ``repeat``, ``poll``, ``end`` or ``give_up``.
+        kind: ``drop``, ``wait``, ``resume``, ``repeat``, ``confirm`` (whether there is more behind a clean end),
+            ``status`` (whether the work is done), ``poll``, ``end`` or ``give_up``.
         attempt: Requests made so far.
         reason: In words.
         seconds: The time to be waited, for ``wait``.

@@ -84,7 +84,7 @@ class Outbox:
             return self.position, 0
         self._transcript.settle()
         passed = self._transcript.in_hand
-        among = passed.count(b"\n\n")
+        among = passed.count(self._transcript.framing.boundary)
         if among > 1:
             return head._replace(offset=head.offset - len(passed)), among
         return head, 0

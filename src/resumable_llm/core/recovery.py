@@ -22,6 +22,7 @@ class Purpose(Enum):
     REPEAT = "repeat"
     RESUME = "resume"
     CONFIRM = "confirm"
+    STATUS = "status"
     POLL = "poll"
 
 
@@ -36,7 +37,7 @@ def way_back(
         prefer_poll: Streaming has just proved fruitless.
         stream_gone: The server has said that it cannot be streamed any more.
     """
-    poll = dialect.poll(progress)
+    poll = None if dialect.confirms_by_poll else dialect.poll(progress)
     if poll is not None and (prefer_poll or stream_gone):
         return Purpose.POLL, poll
     if stream_gone:
@@ -55,6 +56,8 @@ def way_back(
 def by_last_event_id(dialect: Dialect, progress: Progress) -> RequestPlan | str:
     """The request that any server with ids understands, or why it cannot be made."""
     request, cursor = progress.request, progress.position.last_event_id
+    if not dialect.honours_ids:
+        return dialect.keeps
     if progress.location is not None:
         target = resolve(request.url, progress.location)
         if target is None:

@@ -7,6 +7,7 @@ which server repeats itself, or why.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from enum import Enum
 from zlib import crc32
 
@@ -27,6 +28,8 @@ class Verdict(Enum):
     GAP = "gap"
     OTHER = "other"
     """It claims the place of an event that was delivered, but is another."""
+    GONE = "gone"
+    """It stands where an event should have come again."""
 
 
 class Counter:
@@ -79,9 +82,10 @@ class Ledger:
         first_id: SSE id of the first event ever delivered.
         events: Events delivered by an earlier process, of which no fingerprints are left.
         checksum: CRC-32 over those.
+        identify: Tells what an event is known by: its SSE id, or the cursor that stands in its data; empty if neither.
     """
 
-    def __init__(self, first_id: str, events: int, checksum: int) -> None:
+    def __init__(self, first_id: str, events: int, checksum: int, identify: Callable[[Fields], str]) -> None:
         self.first_id = first_id
         self.checksum = checksum
         self.replaying = False
@@ -92,7 +96,10 @@ class Ledger:
         self._ids = array("I")
         self._contents = array("I")
         self._places: dict[tuple[int, int], int] = {}
+        self._identify = identify
         self._expected = 0
+        self._forgotten = 0
+        self._repeats = False
         self._seen_ids: set[int] = set()
         self._retold: int | None = None
         self._retold_checksum = 0
@@ -105,7 +112,7 @@ class Ledger:
                 continue
             if not self._began:
                 self._began, self.first_id = True, event.id or ""
-            identity, content = _fingerprint(event)
+            identity, content = _fingerprint(event, self._identify(event))
             self.checksum = _chain(content, self.checksum)
             if len(self._ids) >= MAX_REMEMBERED:
                 del self._ids[: MAX_REMEMBERED // 2], self._contents[: MAX_REMEMBERED // 2]
@@ -117,14 +124,16 @@ class Ledger:
 
         Args:
             transcript: What was delivered.
-            behind: How many of the last events had no id and stand behind the cursor, so that they will come again.
+            behind: How many of the last events stand behind the cursor, so that they will come again.
         """
         self.catch_up(transcript)
         self.replaying = True
         self._retold = None
+        self._repeats = False
         self._places = {pair: place for place, pair in enumerate(zip(self._ids, self._contents, strict=True))}
         self._seen_ids = set(self._ids)
         self._expected = max(len(self._ids) - behind, 0)
+        self._forgotten = max(behind - len(self._ids), 0) if self._before[0] else 0
 
     def judge(self, event: Fields, cursor: str) -> Verdict:
         """Judge the next event of a stream that may be repeating.
@@ -133,27 +142,46 @@ class Ledger:
             event: The event.
             cursor: SSE id of the last event delivered.
         """
-        identity, content = _fingerprint(event)
-        if not event.id:
-            # Many events are alike; without an id it is a repeat only where that very event is due.
-            if self._expected < len(self._ids) and (self._ids[self._expected], self._contents[self._expected]) == (
-                0,
-                content,
-            ):
-                self._expected += 1
-                return Verdict.SEEN
-        elif (identity, content) in self._places:
-            self._expected = self._places[identity, content] + 1
+        name = self._identify(event)
+        identity, content = _fingerprint(event, name)
+        if self._is_forgotten(event, name, cursor) or self._is_due(identity, content):
             return Verdict.SEEN
-        elif identity in self._seen_ids:
-            return Verdict.OTHER
+        if identity and not (self._repeats and self._expected == len(self._ids)):
+            # Not where it is due, so the server does not go on from where it was asked to. (Once it has repeated the
+            # last event, all that follows is new: some servers give several events one id, and events can be alike.)
+            if (identity, content) in self._places:
+                self._expected = self._places[identity, content] + 1
+                self._repeats = True
+                return Verdict.SEEN
+            if identity in self._seen_ids:
+                return Verdict.OTHER
         if self._is_retold(event, cursor):
             return self._judge_retold(content)
-        if event.id and event.id == cursor and self._before[0]:
+        if event.id and event.id == cursor and self._before[0] and not self._repeats:
             return Verdict.SEEN  # the server begins with the event that was named, which an earlier process delivered
         self.replaying = False
         self._places, self._seen_ids = {}, set()
         return Verdict.NEW
+
+    def _is_due(self, identity: int, content: int) -> bool:
+        """Whether this very event comes again, if the server goes on from where it was asked to."""
+        due = self._expected
+        if due >= len(self._ids) or (self._ids[due], self._contents[due]) != (identity, content):
+            return False
+        self._expected += 1
+        self._repeats = True
+        return True
+
+    def _is_forgotten(self, event: Fields, name: str, cursor: str) -> bool:
+        """Whether it is due, and an earlier process had it, which left no more than how many there were."""
+        if not self._forgotten or self._is_retold(event, cursor):
+            return False
+        if name not in ("", cursor):
+            self._forgotten = 0  # a name that nobody has seen: those events do not come again after all
+            return False
+        self._forgotten -= 1
+        self._repeats = True
+        return True
 
     def _is_retold(self, event: Fields, cursor: str) -> bool:
         """Whether an earlier process delivered it: such events can only be told by counting from the first."""
@@ -169,8 +197,8 @@ class Ledger:
         return Verdict.OTHER if self._retold == events and self._retold_checksum != checksum else Verdict.SEEN
 
 
-def _fingerprint(event: Fields) -> tuple[int, int]:
-    identity = crc32(event.id.encode()) if event.id else 0
+def _fingerprint(event: Fields, name: str) -> tuple[int, int]:
+    identity = crc32(name.encode()) if name else 0
     return identity, crc32(f"{event.event or ''}\0{event.data or ''}".encode())
 
 

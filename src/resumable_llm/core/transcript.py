@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from resumable_llm.core.events import BOM, BlockSplitter, Fields, parse_block
+from resumable_llm.core.events import BOM, Fields
+from resumable_llm.core.framing import EVENT_STREAM, Framing
 
 
 class Transcript:
@@ -17,15 +18,17 @@ class Transcript:
     Args:
         max_bytes: Bound on what is kept, in bytes; beyond it the oldest half is let go.
         before_letting_go: Called before something is let go, for those who have not read it yet.
+        framing: How the body is cut into events.
     """
 
-    def __init__(self, max_bytes: int, before_letting_go: Callable[[], None]) -> None:
+    def __init__(self, max_bytes: int, before_letting_go: Callable[[], None], framing: Framing = EVENT_STREAM) -> None:
+        self.framing = framing
         self.whole = True
         """False once something had to be let go, or if the answer began in another process."""
         self._max_bytes = max_bytes
         self._before_letting_go = before_letting_go
         self.fresh: list[bytes] = []
-        """What has passed plainly since the last `settle`: events that each end in two line feeds, not counted yet."""
+        """What has passed plainly since the last `settle`: events that each end in the boundary, not counted yet."""
         self.plain_size = 0
         """Bytes that have passed plainly, as of the last `settle`."""
         self.last_plain = b""
@@ -68,7 +71,7 @@ class Transcript:
             self.in_hand = self.last_plain = self.fresh[-1]
             self.fresh.clear()
             self.plain_size += len(joined)
-            self.keep(joined, joined.count(b"\n\n"))
+            self.keep(joined, joined.count(self.framing.boundary))
 
     def since(self, part: int) -> tuple[int, Iterator[Fields]]:
         """The events kept since an earlier call.
@@ -87,11 +90,11 @@ class Transcript:
         return self.since(0)[1]
 
     def _fields(self, first: int) -> Iterator[Fields]:
-        splitter = BlockSplitter(self._max_bytes + 1)
+        splitter = self.framing.splitter(self._max_bytes + 1)
         for number in range(first, len(self._parts)):
             part = self._parts[number]
             for block in splitter.feed(part.removeprefix(BOM) if number + self._gone == 0 else part):
-                yield parse_block(block)
+                yield self.framing.parse(block)
 
     def _let_go(self) -> None:
         self._before_letting_go()

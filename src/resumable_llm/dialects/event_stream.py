@@ -12,8 +12,9 @@ from collections.abc import Callable
 from re import Pattern
 from typing import Any
 
-from resumable_llm.core.dialect import Dialect, PollResult, Unusable
+from resumable_llm.core.dialect import Dialect, Facts, PollResult, Unusable
 from resumable_llm.core.events import Fields
+from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.model import NOTHING, Headers, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 
@@ -24,7 +25,18 @@ class EventStream:
     """A server that numbers its events with ``id:`` lines and goes on behind the one that ``Last-Event-ID`` names."""
 
     name: str = "last_event_id"
+    facts: Facts = Facts(
+        systems="any server of event streams: MCP's standing stream, the relay",
+        resume="the `Location` it gave, or the same request, with `Last-Event-ID`",
+        end="nothing in the stream; asked once more with the last id, the server has no more (204 or an empty answer)",
+        closing="unknown: most servers stop",
+        sources=("https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2, 2026-11-22",),
+    )
+    framing: Framing = EVENT_STREAM
     proves_end: bool = False
+    honours_ids: bool = True
+    repeats_last: bool = False
+    confirms_by_poll: bool = False
     detached: bool = False
     ordinary: Pattern[bytes] | None = None
     overlaps: bool = False
@@ -40,6 +52,10 @@ class EventStream:
         request = request.with_headers(("Accept-Encoding", "identity"))
         if request.method == "POST" and request.header("idempotency-key") is None:
             request = request.with_headers(("Idempotency-Key", key))
+        return request
+
+    def upgrade(self, request: RequestPlan) -> RequestPlan:
+        """As it is."""
         return request
 
     def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:

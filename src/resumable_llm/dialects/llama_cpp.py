@@ -41,6 +41,7 @@ class LlamaCpp(EventStream):
         self._format = format
         self.name = f"llama_cpp/{format.name}"
         self.ordinary = format.ordinary
+        self.framing = format.framing
 
     def recognises(self, request: RequestPlan) -> bool:
         """As the format does."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Headers, Limits, RequestPlan
 from resumable_llm.dialects import recognise
@@ -73,9 +74,13 @@ class Calls:
 
     An SDK retries by sending the request again, with ``x-stainless-retry-count`` above 0; it must carry the key of
     its first attempt.
+
+    Args:
+        upgrade: Make requests resumable that would not be, where their dialect can.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, upgrade: bool = False) -> None:
+        self._upgrade = upgrade
         self._refused: OrderedDict[str, list[str]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,11 +89,16 @@ class Calls:
 
         Args:
             request: A request of the httpx family.
+
+        Raises:
+            UpgradeRefused: It cannot be upgraded, for it asks for the opposite.
         """
         plan = plan_of(request)
         dialect = recognise(plan)
         if dialect is None:
             return None
+        if self._upgrade:
+            plan = dialect.upgrade(plan)
         if plan.header("idempotency-key") is not None:  # the caller knows which calls are the same
             prepared = dialect.prepare(plan, new_key())
             return Call(prepared, dialect, prepared.header("idempotency-key"))
@@ -141,10 +151,9 @@ def headers_of(response: Any) -> Headers:
     return {name.lower(): value for name, value in response.headers.items()}
 
 
-def is_stream(response: Any) -> bool:
-    """Whether a response is an event stream to watch over."""
-    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return response.status_code in (200, 201) and content_type == "text/event-stream"
+def is_stream(response: Any, framing: Framing = EVENT_STREAM) -> bool:
+    """Whether a response is a stream to watch over."""
+    return response.status_code in (200, 201) and framing.announced_by(response.headers.get("content-type", ""))
 
 
 def is_encoded(response: Any) -> bool:

@@ -34,6 +34,7 @@ class ResumableTransport(http.BaseTransport):
     Args:
         transport: The transport to put this around; default: a new ``HTTPTransport``.
         policy: When to try again; default: `RetryPolicy()`.
+        upgrade: Make requests resumable before they are sent, where their protocol knows how; see `wrap`.
         on_event: Called with a `Notice` when something happens to a stream.
     """
 
@@ -42,13 +43,14 @@ class ResumableTransport(http.BaseTransport):
         transport: http.BaseTransport | None = None,
         *,
         policy: RetryPolicy | None = None,
+        upgrade: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.HTTPTransport()
         self._policy = policy or RetryPolicy()
         self._on_event = on_event
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
-        self._calls = calls.Calls()
+        self._calls = calls.Calls(upgrade=upgrade)
 
     def handle_request(self, request: http.Request) -> http.Response:
         """Send a request; watch over its answer if it is an event stream."""
@@ -60,7 +62,7 @@ class ResumableTransport(http.BaseTransport):
             begun = False
             try:
                 response = self.wrapped.handle_request(outgoing(driver.first(), request, self._policy))
-                begun = calls.is_stream(response)
+                begun = calls.is_stream(response, call.dialect.framing)
             finally:
                 if not begun:
                     self._calls.refused(call)
@@ -143,13 +145,14 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         transport: http.AsyncBaseTransport | None = None,
         *,
         policy: RetryPolicy | None = None,
+        upgrade: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.AsyncHTTPTransport()
         self._policy = policy or RetryPolicy()
         self._on_event = on_event
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
-        self._calls = calls.Calls()
+        self._calls = calls.Calls(upgrade=upgrade)
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
         """Send a request; watch over its answer if it is an event stream."""
@@ -161,7 +164,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
             begun = False
             try:
                 response = await self.wrapped.handle_async_request(outgoing(driver.first(), request, self._policy))
-                begun = calls.is_stream(response)
+                begun = calls.is_stream(response, call.dialect.framing)
             finally:
                 if not begun:
                     self._calls.refused(call)
