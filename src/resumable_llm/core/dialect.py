@@ -106,7 +106,16 @@ class Dialect(Protocol):
 
     @property
     def repeats_last(self) -> bool:
-        """Whether `resume` asks for the last event again; the server has forgotten the answer if it does not come."""
+        """Whether `resume` asks for the last event again; the server has forgotten the answer if it does not come.
+
+        For servers that take any id for a cursor, give one id to several events, or tell some twice behind a replay.
+        ``Position.cursor`` is then the last id but one, of those that differ, and empty if there was only one.
+        """
+        ...
+
+    @property
+    def cursors_sort(self) -> bool:
+        """Whether a cursor that is smaller than the one before it, as a text, shows that the server lost events."""
         ...
 
     @property

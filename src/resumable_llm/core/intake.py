@@ -12,7 +12,7 @@ from resumable_llm.core.actions import Deliver
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.events import BOM, Fields
 from resumable_llm.core.model import NOTHING, Checkpoint, Position, Reading
-from resumable_llm.core.replay import Counter, Ledger, Verdict
+from resumable_llm.core.replay import Counter, Ledger, Seam, Verdict
 from resumable_llm.core.transcript import Transcript
 
 SETTLE_EVENTS = 256
@@ -69,6 +69,7 @@ class Intake:
         """The last event has been asked for again and has not come."""
         self._splitter = dialect.framing.splitter(max_event_bytes)
         self._takes_errors = False
+        self._seam: Seam | None = None
         self._at_start = True
         self._cursor = start.cursor
         self._behind = start.behind
@@ -101,6 +102,7 @@ class Intake:
             self.counter.resumed()
             self.ledger.resumed(self._transcript, self._behind)
             self.must_repeat = self.dialect.repeats_last and self._behind > 0
+            self._seam = self.ledger.seam() if self.dialect.repeats_last else None
 
     def settle(self) -> None:
         """See whether the next bytes may pass plainly: half an event must wait for its other half."""
@@ -309,13 +311,18 @@ class Intake:
     def _compare(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
         if reading.handle and self.handle and reading.handle != self.handle:
             return Verdict.OTHER, "the server began another answer instead of going on with this one"
+        if reading.cursor and self.dialect.cursors_sort and reading.cursor < self._cursor:
+            return Verdict.GONE, "the server has gone back behind the place that was asked for: it lost what it had"
         if reading.sequence is not None:
             last = self.counter.last
             verdict = self.counter.judge(reading.sequence)
             return verdict, f"event {reading.sequence} came after event {last}: what was between them is lost"
         if self.ledger.replaying and (fields.id or reading.cursor or self._is_placed):
             verdict = self.ledger.judge(fields, self.last_event_id)
-            return verdict, "the server started over with another answer under the ids of this one"
+            if verdict is not Verdict.NEW:
+                return verdict, "the server started over with another answer under the ids of this one"
+        if self._seam is not None and fields.id and not self.must_repeat:
+            return self._seam.judge(fields, self.last_event_id), "the server may have told the last event twice"
         return Verdict.NEW, ""
 
     def _take_id(self, fields: Fields) -> None:

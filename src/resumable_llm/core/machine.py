@@ -456,6 +456,10 @@ class Conversation:
         self._end(event, proved=True)
 
     def _object(self, event: Input, verdict: Verdict, why: str, now: float) -> None:
+        if verdict is Verdict.UNCLEAR:
+            self._intake.objection = None
+            self._drop(event, Failure(why), now)
+            return
         if verdict is Verdict.GONE:
             self._intake.objection = None
             if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
@@ -666,8 +670,10 @@ class Conversation:
 
     def _judge_status(self, event: Input, body: bytes, now: float) -> None:
         result = self.dialect.read_poll(self._headers, body, self.progress, self.transcript)
-        if self._status != 200 or not isinstance(result, StillRunning):
-            self._end(event, proved=self._end_is_confirmed or (self._status == 200 and isinstance(result, Finished)))
+        if self._status == 200 and isinstance(result, Finished):
+            self._take_finished(event, result, now)
+        elif self._status != 200 or not isinstance(result, StillRunning):
+            self._end(event, proved=self._end_is_confirmed)
         elif self._is_patient(event, now):
             failure = Failure("the connection ended although the work goes on", floor=result.seconds)
             self._drop(event, failure, now)
@@ -692,13 +698,17 @@ class Conversation:
             if self._is_patient(event, now):
                 self._wait_and_send(event, (way[0], way[1]), result.seconds, now)
         elif isinstance(result, Finished):
-            self._move(event, State.STREAMING)
-            self._intake.begin(resumed=True)
-            self._take(Input.DATA, self._intake.judge(result.blocks, self._outbox.position), now)
-            if self.state is State.STREAMING:
-                self._end(Input.DATA, proved=True)
+            self._take_finished(event, result, now)
         else:
             self._fail(event, errors.CannotResume, result.reason)
+
+    def _take_finished(self, event: Input, result: Finished, now: float) -> None:
+        self._move(event, State.STREAMING)
+        self._intake.begin(resumed=True)
+        self._intake.must_repeat = False  # these are the missing events and nothing else
+        self._take(Input.DATA, self._intake.judge(result.blocks, self._outbox.position), now)
+        if self.state is State.STREAMING:
+            self._end(Input.DATA, proved=True)
 
     # Housekeeping
 

@@ -20,6 +20,10 @@ recognised.
 """
 
 
+MAX_OVERLAP = 4096
+"""Events behind a replay that are watched for being told twice: what happens while a request is answered."""
+
+
 class Verdict(Enum):
     """What an event is, in the light of those before it."""
 
@@ -30,6 +34,8 @@ class Verdict(Enum):
     """It claims the place of an event that was delivered, but is another."""
     GONE = "gone"
     """It stands where an event should have come again."""
+    UNCLEAR = "unclear"
+    """Whether it is new cannot be told on this connection, but on another."""
 
 
 class Counter:
@@ -135,6 +141,10 @@ class Ledger:
         self._expected = max(len(self._ids) - behind, 0)
         self._forgotten = max(behind - len(self._ids), 0) if self._before[0] else 0
 
+    def seam(self) -> Seam:
+        """What judges the events behind the replay that has just been begun."""
+        return Seam(self._seen_ids)
+
     def judge(self, event: Fields, cursor: str) -> Verdict:
         """Judge the next event of a stream that may be repeating.
 
@@ -195,6 +205,46 @@ class Ledger:
         self._retold_checksum = _chain(content, self._retold_checksum)
         events, checksum = self._before
         return Verdict.OTHER if self._retold == events and self._retold_checksum != checksum else Verdict.SEEN
+
+
+class Seam:
+    """Judges events behind a replay, of a server that joins the replay to the live stream with some of them told twice.
+
+    Such a server listens for new events before it reads the kept ones, so what happens in between comes by both ways.
+    What was kept before this connection cannot be among it. And where several events share an id, two of them may be
+    alike: then one connection cannot tell a new event from one told twice, but the next one can, for it finds both
+    among what was kept.
+
+    Args:
+        known: Fingerprints of the ids that were seen on earlier connections.
+    """
+
+    def __init__(self, known: set[int]) -> None:
+        self._known = known
+        self._told: list[tuple[int, int]] = []
+        self._places: dict[tuple[int, int], int] = {}
+        self._due = 0
+
+    def judge(self, event: Fields, last_event_id: str) -> Verdict:
+        """Judge the next event that is not of the replay.
+
+        Args:
+            event: The event; it has an id.
+            last_event_id: The id before it.
+        """
+        if len(self._told) >= MAX_OVERLAP:
+            return Verdict.NEW
+        pair = _fingerprint(event, event.id or "")
+        place = self._due if self._due < len(self._told) and self._told[self._due] == pair else self._places.get(pair)
+        if place is None or pair[0] in self._known:
+            self._places[pair] = len(self._told)
+            self._told.append(pair)
+            self._due = len(self._told)
+            return Verdict.NEW
+        if place != self._due and event.id == last_event_id:
+            return Verdict.UNCLEAR
+        self._due = place + 1
+        return Verdict.SEEN
 
 
 def _fingerprint(event: Fields, name: str) -> tuple[int, int]:
