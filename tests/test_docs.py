@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -35,3 +36,12 @@ def test_names_in_examples_exist(example: str) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_dialects_is_what_they_say() -> None:
+    spec = importlib.util.spec_from_file_location("dialect_table", ROOT / "docs" / "dialect_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    assert table.PAGE.read_text(encoding="utf-8") == table.page(), "run: python docs/dialect_table.py"

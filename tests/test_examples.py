@@ -12,6 +12,7 @@ import pytest
 
 from resumable_llm.cli.recorded import RecordedServer
 from resumable_llm.testing import Fault, FaultPlan, FaultProxy
+from tests.sockets.scripted import Answer, End, Request, Scripted
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -54,6 +55,22 @@ def test_resume_in_another_process(server: str, tmp_path: Path) -> None:
     assert whole.encode().startswith(head)
     assert whole.encode().endswith(tail)
     assert len(whole.encode()) - len(head) - len(tail) <= 20
+
+
+def test_write_a_dialect() -> None:
+    said = [f'data: {{"answer": "a1", "n": {n}, "text": "{word} "}}\n\n' for n, word in enumerate("abcdefgh")]
+    events = [event.encode() for event in [*said, 'data: {"answer": "a1", "n": 8, "done": true}\n\n']]
+
+    def rest(request: Request) -> Answer:
+        start = int(request.query["after"]) + 1
+        return Answer(events[start : start + 2], End.RST) if start < 6 else Answer(events[start:])
+
+    with Scripted(Answer([*events[:3], events[3][:9]], End.FIN), rest=rest) as server:
+        run_of_it = run("write_a_dialect.py", f"{server.url}/answers", "Say it.")
+        asked = [request.target for request in server.requests]
+    assert run_of_it.stdout == "a b c d e f g h "
+    assert asked == ["/answers", "/answers/a1?after=2", "/answers/a1?after=4", "/answers/a1?after=6"]
+    assert "4 requests, 9 events delivered" in run_of_it.stderr
 
 
 def test_your_own_code() -> None:

@@ -39,6 +39,7 @@ ERRORS = {
     "ReplayDiverged": "StreamInterrupted",
     "ContinuationRefused": "StreamInterrupted",
     "UpstreamFailed": "StreamInterrupted",
+    "UpgradeRefused": "ResumableError",
     "ProtocolError": "ResumableError",
     "MalformedEvent": "ProtocolError",
     "EventTooLarge": "ProtocolError",

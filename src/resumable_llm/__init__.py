@@ -23,6 +23,7 @@ from resumable_llm.core.errors import (
     ResumeExpired,
     RetriesExhausted,
     StreamInterrupted,
+    UpgradeRefused,
     UpstreamFailed,
 )
 from resumable_llm.core.model import Checkpoint, Drop, Notice, Report
@@ -67,6 +68,7 @@ __all__ = [
     "RetriesExhausted",
     "RetryPolicy",
     "StreamInterrupted",
+    "UpgradeRefused",
     "UpstreamFailed",
     "aconnect_sse",
     "aresume_sse",

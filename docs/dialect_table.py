@@ -1,0 +1,62 @@
+"""Writes reference/dialects.md from what the dialects say of themselves.
+
+    python docs/dialect_table.py
+
+A test sees to it that the page is what this writes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from resumable_llm.dialects import DIALECTS, Dialect, Facts
+from resumable_llm.dialects.llama_cpp import LlamaCpp
+from resumable_llm.dialects.openai_chat import OpenAIChat
+
+PAGE = Path(__file__).parent / "reference" / "dialects.md"
+BEGIN, END = "<!-- generated: dialects -->", "<!-- generated: end -->"
+
+
+def _shown() -> list[tuple[str, Dialect]]:
+    # llama.cpp is recognised by its answers and stands behind several formats, so it is not in the tuple.
+    llama = LlamaCpp(OpenAIChat())
+    named = [(dialect.name, dialect) for dialect in DIALECTS]
+    return [*named[:-1], ("llama_cpp", llama), named[-1]]
+
+
+def _kept(dialect: Dialect) -> str:
+    return dialect.facts.kept or dialect.keeps
+
+
+def _section(name: str, facts: Facts) -> list[str]:
+    lines = [f"### {name}", "", f"Spoken by {facts.systems}.", ""]
+    if facts.cancel:
+        lines.append(f"- `cancel()`: {facts.cancel}")
+    if facts.upgrade:
+        lines.append(f"- `upgrade=True`: {facts.upgrade}")
+    lines += [f"- Source: {source}" for source in facts.sources]
+    return [*lines, ""]
+
+
+def render() -> str:
+    """The generated part of the page."""
+    head = ["dialect", "resumes how", "what is kept, for how long", "what proves the end", "what closing does"]
+    rows = [
+        [f"[`{name}`](#{name})", dialect.facts.resume, _kept(dialect), dialect.facts.end, dialect.facts.closing]
+        for name, dialect in _shown()
+    ]
+    table = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+    sections = [line for name, dialect in _shown() for line in _section(name, dialect.facts)]
+    return "\n".join([BEGIN, "", *table, "", "## Each of them", "", *sections, END])
+
+
+def page() -> str:
+    """The whole page, with its generated part as it should be."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    return before + render() + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stderr.write(f"wrote {PAGE}\n")
