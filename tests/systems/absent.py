@@ -1,0 +1,55 @@
+"""What happens to tests whose server cannot be run: they are skipped, and nobody can overlook it.
+
+The run's summary ends with the names and the reasons. Where CI=true the run fails, for there a test that never ran must
+not look like one that passed. A conftest.py imports the two hooks, for pytest looks for hooks there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+_REASONS = pytest.StashKey[dict[str, str]]()
+
+
+@contextlib.contextmanager
+def skip_and_tell(
+    config: pytest.Config, server: str, *unavailable: type[Exception], python: tuple[int, int] = (3, 10)
+) -> Iterator[None]:
+    """Skip the tests that need a server if starting it raises one of these exceptions, and have the summary say so.
+
+    Args:
+        config: Of the run.
+        server: Its name in the summary.
+        unavailable: Exceptions that mean that it cannot be run here.
+        python: The oldest Python it runs on. On an older one its tests are skipped and nothing is amiss.
+    """
+    if sys.version_info < python:
+        pytest.skip(f"{server} needs Python {python[0]}.{python[1]}")
+    try:
+        yield
+    except unavailable as error:
+        config.stash.setdefault(_REASONS, {})[server] = str(error)
+        pytest.skip(f"{server} could not be run; the summary says why")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    reasons = config.stash.get(_REASONS, {})
+    if reasons:
+        terminalreporter.section("SERVERS THAT COULD NOT BE RUN", red=True, bold=True)
+        for server, reason in reasons.items():
+            terminalreporter.line(f"{server}: {reason}", red=True)
+        terminalreporter.line("Tests that need them were skipped." + (" So this run fails." if _must_run() else ""))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _must_run() and _REASONS in session.config.stash and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _must_run() -> bool:
+    return os.environ.get("CI") == "true"
