@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from benchmarks.measure import Bench, Sample
 
-GROUPS = ("sdk_clients", "transports", "event_streams", "decoders", "drops", "many_streams")
+GROUPS = ("sdk_clients", "transports", "event_streams", "decoders", "dialects", "drops", "many_streams")
 """The scenario modules, in the order in which they are reported."""
 
 

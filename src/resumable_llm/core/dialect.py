@@ -52,6 +52,7 @@ class Facts:
         closing: What the server does when the connection is closed.
         cancel: What `cancel` sends; empty if closing the connection is all that can be done.
         upgrade: What ``upgrade=True`` adds to a request, and what that costs; empty if there is nothing to add.
+        kept: What is kept of an answer and for how long; empty where `Dialect.keeps` says it.
         sources: Where each of these was read, with the date.
     """
 
@@ -61,6 +62,7 @@ class Facts:
     closing: str
     cancel: str = ""
     upgrade: str = ""
+    kept: str = ""
     sources: tuple[str, ...] = ()
 
 

@@ -81,18 +81,19 @@ class BlockSplitter:
 
     def split(self, whole: bytes) -> list[bytes]:
         """The blocks of what `cut` returned. Raises `EventTooLarge`."""
-        if 13 in whole:
+        blank_line = b"\r\n\r\n" if _has_crlf_alone(whole) else b"\n\n"
+        if 13 in whole and blank_line == b"\n\n":
             blocks, start = [], 0
             for found in _BLANK_LINE.finditer(whole):
                 blocks.append(whole[start : found.end()])
                 start = found.end()
             if start < len(whole):  # of an odd run of line ends, the last belongs to no pair
                 blocks.append(blocks.pop() + whole[start:])
-        elif whole.find(b"\n\n") == len(whole) - 2 and whole:
+        elif whole.find(blank_line) == len(whole) - len(blank_line) and whole:
             blocks = [whole]  # mostly an event comes alone
         else:
-            *parts, odd = whole.split(b"\n\n")
-            blocks = [part + b"\n\n" for part in parts]
+            *parts, odd = whole.split(blank_line)
+            blocks = [part + blank_line for part in parts]
             if odd:
                 blocks.append(blocks.pop() + odd)
         if len(whole) > self.max_bytes and max(map(len, blocks)) > self.max_bytes:
@@ -105,10 +106,13 @@ class BlockSplitter:
 
     @staticmethod
     def _end_of_last_block(data: bytes) -> int:
-        if 13 in data:
-            return max((found.end() for found in _BLANK_LINE.finditer(data)), default=-1)
-        last = data.rfind(b"\n\n")
-        return last + 2 if last >= 0 else -1
+        if 13 not in data:
+            last = data.rfind(b"\n\n")
+            return last + 2 if last >= 0 else -1
+        if _has_crlf_alone(data):
+            last = data.rfind(b"\r\n\r\n")
+            return last + 4 if last >= 0 else -1
+        return max((found.end() for found in _BLANK_LINE.finditer(data)), default=-1)
 
     def _hold(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -121,6 +125,12 @@ class BlockSplitter:
         raise EventTooLarge(
             f"an event of more than {self.max_bytes:,} bytes: raise max_event_bytes if the server is right to send it"
         )
+
+
+def _has_crlf_alone(data: bytes) -> bool:
+    """Whether CRLF, and no other line end, is about: then a blank line can be found without a pattern."""
+    ends = data.count(b"\r\n")
+    return ends > 0 and ends == data.count(b"\r") == data.count(b"\n")
 
 
 class Fields(NamedTuple):
@@ -142,6 +152,8 @@ def parse_block(block: bytes) -> Fields:
         The fields. ``data`` is None if there is no data line: such a block dispatches no event, yet its id and retry
         count.
     """
+    if 13 in block:
+        block = block.replace(b"\r\n", b"\n")
     common = _COMMON(block)
     if common is not None and 13 not in block:
         event_field, id_field, data_field, late_id = common.groups()
