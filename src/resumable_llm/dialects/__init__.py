@@ -1,27 +1,72 @@
-"""The wire protocols that are known, one provider a file.
+"""The wire protocols that are known, one provider a file; and the names that somebody needs who writes another.
 
 Adding one: a file, and a line in `DIALECTS`. May import the core and nothing else of this package.
 """
 
 from __future__ import annotations
 
-from resumable_llm.core.dialect import Dialect
-from resumable_llm.core.model import RequestPlan
+from resumable_llm.core.dialect import Dialect, Facts, Finished, PollResult, StillRunning, Unusable
+from resumable_llm.core.events import Fields, encode_event
+from resumable_llm.core.framing import EVENT_STREAM, JSON_LINES, Framing
+from resumable_llm.core.model import Position, Progress, Reading, RequestPlan
+from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.anthropic_messages import AnthropicMessages
-from resumable_llm.dialects.event_stream import EventStream, LastEventId
+from resumable_llm.dialects.cohere import CohereChat
+from resumable_llm.dialects.durable_streams import DurableStreams
+from resumable_llm.dialects.event_stream import AnyEventStream, EventStream, LastEventId
+from resumable_llm.dialects.gemini_generate import GeminiGenerate
+from resumable_llm.dialects.gemini_interactions import GeminiInteractions
+from resumable_llm.dialects.langgraph import LangGraph
 from resumable_llm.dialects.llama_cpp import LlamaCompletion, LlamaCpp
+from resumable_llm.dialects.mcp import Mcp, McpStateless
+from resumable_llm.dialects.ollama import Ollama
 from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_responses import OpenAIResponses
+from resumable_llm.dialects.openai_services import SERVICES
+from resumable_llm.dialects.perplexity_agent import PerplexityAgent
 
-__all__ = ["ANY_EVENT_STREAM", "DIALECTS", "EventStream", "LastEventId", "named", "recognise"]
+__all__ = [
+    "ANY_EVENT_STREAM",
+    "DIALECTS",
+    "EVENT_STREAM",
+    "JSON_LINES",
+    "Dialect",
+    "EventStream",
+    "Facts",
+    "Fields",
+    "Finished",
+    "Framing",
+    "LastEventId",
+    "PollResult",
+    "Position",
+    "Progress",
+    "Reading",
+    "RequestPlan",
+    "StillRunning",
+    "Transcript",
+    "Unusable",
+    "encode_event",
+    "named",
+    "recognise",
+]
 
-ANY_EVENT_STREAM: Dialect = EventStream()
+ANY_EVENT_STREAM: Dialect = AnyEventStream()
 
 DIALECTS: tuple[Dialect, ...] = (
     OpenAIResponses(),
+    PerplexityAgent(),
+    *map(OpenAIChat, SERVICES),
     OpenAIChat(),
     AnthropicMessages(),
     LlamaCompletion(),
+    Ollama(),
+    CohereChat(),
+    DurableStreams(),
+    LangGraph(),
+    Mcp(),
+    McpStateless(),
+    GeminiInteractions(),
+    GeminiGenerate(),
     ANY_EVENT_STREAM,
 )
 """In the order in which they are asked whether they recognise a request."""

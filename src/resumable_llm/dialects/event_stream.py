@@ -26,10 +26,11 @@ class EventStream:
 
     name: str = "last_event_id"
     facts: Facts = Facts(
-        systems="any server of event streams: MCP's standing stream, the relay",
+        systems="any server of event streams that sends `id:` lines",
         resume="the `Location` it gave, or the same request, with `Last-Event-ID`",
         end="nothing in the stream; asked once more with the last id, the server has no more (204 or an empty answer)",
-        closing="unknown: most servers stop",
+        closing="the server's choice",
+        kept="the server's choice",
         sources=("https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2, 2026-11-22",),
     )
     framing: Framing = EVENT_STREAM
@@ -106,6 +107,12 @@ class EventStream:
     def text(self, event: Fields) -> str:
         """The data."""
         return event.data or ""
+
+
+class AnyEventStream(EventStream):
+    """A server of which nothing more is known: its ids are the conversation's affair, so no event need be read."""
+
+    ordinary = re.compile(rb"(?:(?:event: .*\n)?data: .*\n\n)+")
 
 
 class LastEventId(EventStream):
