@@ -116,8 +116,12 @@ class Dialect(Protocol):
         ...
 
     @property
-    def cursors_sort(self) -> bool:
-        """Whether a cursor that is smaller than the one before it, as a text, shows that the server lost events."""
+    def is_log(self) -> bool:
+        """Whether the stream is a log that is read from an offset, which the cursors are.
+
+        Then what was delivered since the last offset, or since the one that was asked for, comes again at a resume.
+        Offsets compare as texts: one that is smaller than the one before it shows that the server lost events.
+        """
         ...
 
     @property

@@ -44,7 +44,9 @@ class Intake:
         self._read = start.offset
         self.handle = start.handle
         self.counter = Counter(start.sequence)
-        self.ledger = Ledger(start.first_id, start.events, start.checksum, self._identify)
+        self.ledger = Ledger(
+            start.first_id, start.events, start.checksum, self._identify, start.behind, start.behind_checksum
+        )
         self.numbered = bool(last_event_id)
         """The server has shown ids on this stream."""
         self.replayed = 0
@@ -100,7 +102,8 @@ class Intake:
         else:
             self._due = self._splitter.split(self.overlap)
             self.counter.resumed()
-            self.ledger.resumed(self._transcript, self._behind)
+            strict = self.dialect.is_log or (bool(self._cursor) and not self.dialect.repeats_last)
+            self.ledger.resumed(self._transcript, self._behind, strict=strict)
             self.must_repeat = self.dialect.repeats_last and self._behind > 0
             self._seam = self.ledger.seam() if self.dialect.repeats_last else None
 
@@ -112,7 +115,7 @@ class Intake:
     @property
     def _is_placed(self) -> bool:
         """Whether ids or cursors are about, so that events behind the last of them have to be counted."""
-        return self.numbered or bool(self._cursor)
+        return self.numbered or bool(self._cursor) or self.dialect.is_log
 
     @property
     def _may_skim(self) -> bool:
@@ -311,8 +314,10 @@ class Intake:
     def _compare(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
         if reading.handle and self.handle and reading.handle != self.handle:
             return Verdict.OTHER, "the server began another answer instead of going on with this one"
-        if reading.cursor and self.dialect.cursors_sort and reading.cursor < self._cursor:
+        if self.dialect.is_log and reading.cursor and reading.cursor < self._cursor:
             return Verdict.GONE, "the server has gone back behind the place that was asked for: it lost what it had"
+        if self.dialect.is_log and reading.cursor == self._cursor and self.ledger.replaying and not self._behind:
+            return (Verdict.NEW if reading.terminal else Verdict.SEEN), ""  # no more than that it is still there
         if reading.sequence is not None:
             last = self.counter.last
             verdict = self.counter.judge(reading.sequence)

@@ -275,8 +275,7 @@ class Conversation:
         elif self._intake.must_repeat:
             self._object(Input.EOF, Verdict.GONE, "the server has nothing of this answer any more", now)
         elif self.dialect.proves_end:
-            if self._intake.resting and now - self._began_at >= RESTED_SECONDS:
-                self._account.news = True
+            self._excuse_rest(now)
             self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
         elif self._intake.is_torn:
             self._drop(Input.EOF, Failure("the connection ended inside an event"), now)
@@ -296,6 +295,7 @@ class Conversation:
         if self.state is State.STREAMING and self._is_over:
             self._end(Input.FAILURE, proved=True)
         else:
+            self._excuse_rest(now)
             self._drop(Input.FAILURE, failure, now)
 
     def receive_wakeup(self, now: float) -> None:
@@ -350,7 +350,7 @@ class Conversation:
     def checkpoint(self) -> Checkpoint:
         """Where the caller stands; never beyond what the caller has."""
         position, in_hand = self._outbox.where(self._intake.head)
-        if self._intake.numbered:
+        if self._intake.numbered or position.behind:
             self._catch_up()
         return Checkpoint(
             dialect=self.dialect.name,
@@ -361,6 +361,7 @@ class Conversation:
             offset=position.offset,
             cursor=position.cursor,
             behind=position.behind,
+            behind_checksum=self._intake.ledger.behind_checksum(position.behind),
             events=self._account.events - in_hand,
             checksum=self._intake.ledger.checksum,
             first_id=self._intake.ledger.first_id,
@@ -572,6 +573,11 @@ class Conversation:
         else:
             self._end_is_confirmed = proved
             self._wait_and_send(event, (Purpose.STATUS, plan), 0.0, now)
+
+    def _excuse_rest(self, now: float) -> None:
+        """That nothing came of a connection is no failure if the server had said that there was nothing."""
+        if self.state is State.STREAMING and self._intake.resting and now - self._began_at >= RESTED_SECONDS:
+            self._account.news = True
 
     def _confirm(self, now: float) -> None:
         plan = self.dialect.resume(self.progress) or by_last_event_id(self.dialect, self.progress)

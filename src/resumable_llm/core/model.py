@@ -160,6 +160,7 @@ class Checkpoint:
         offset: Bytes of the answer's body up to that event.
         cursor: The opaque place that the dialect goes on from, if it has one of its own.
         behind: Events delivered since that place, or since the event with ``last_event_id``.
+        behind_checksum: CRC-32 over those.
         events: Events delivered.
         checksum: CRC-32 over those events, to recognise a server that starts over.
         first_id: SSE id of the first event, for the same end.
@@ -177,6 +178,7 @@ class Checkpoint:
     offset: int = 0
     cursor: str = ""
     behind: int = 0
+    behind_checksum: int = 0
     events: int = 0
     checksum: int = 0
     first_id: str = ""
@@ -229,6 +231,7 @@ _CHECKPOINT_TYPES: dict[str, tuple[type, ...]] = {
     "offset": _COUNT,
     "cursor": _TEXT,
     "behind": _COUNT,
+    "behind_checksum": _COUNT,
     "events": _COUNT,
     "checksum": _COUNT,
     "first_id": _TEXT,

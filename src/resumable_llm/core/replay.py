@@ -89,9 +89,19 @@ class Ledger:
         events: Events delivered by an earlier process, of which no fingerprints are left.
         checksum: CRC-32 over those.
         identify: Tells what an event is known by: its SSE id, or the cursor that stands in its data; empty if neither.
+        behind: How many of those stand behind the cursor.
+        behind_checksum: CRC-32 over these.
     """
 
-    def __init__(self, first_id: str, events: int, checksum: int, identify: Callable[[Fields], str]) -> None:
+    def __init__(
+        self,
+        first_id: str,
+        events: int,
+        checksum: int,
+        identify: Callable[[Fields], str],
+        behind: int = 0,
+        behind_checksum: int = 0,
+    ) -> None:
         self.first_id = first_id
         self.checksum = checksum
         self.replaying = False
@@ -104,9 +114,15 @@ class Ledger:
         self._places: dict[tuple[int, int], int] = {}
         self._identify = identify
         self._expected = 0
-        self._forgotten = 0
+        self._strict = False
         self._repeats = False
         self._seen_ids: set[int] = set()
+        # Of what an earlier process delivered, only what stands behind the cursor comes again, as a rule.
+        self._inherited = behind, behind_checksum
+        self._forgotten = self._forgotten_checksum = 0
+        # The events behind the cursor: the first and the end of them, counted from the first inherited, and the sum.
+        self._behind = 0, behind, behind_checksum
+        self._count = behind
         self._retold: int | None = None
         self._retold_checksum = 0
 
@@ -124,13 +140,26 @@ class Ledger:
                 del self._ids[: MAX_REMEMBERED // 2], self._contents[: MAX_REMEMBERED // 2]
             self._ids.append(identity)
             self._contents.append(content)
+            self._count += 1
 
-    def resumed(self, transcript: Transcript, behind: int) -> None:
+    def behind_checksum(self, behind: int) -> int:
+        """CRC-32 over the last so many events, all of them caught up with."""
+        first = self._count - behind
+        begin, end, checksum = self._behind
+        if first != begin:
+            end, checksum = first, 0
+        for content in self._contents[len(self._contents) - (self._count - end) :]:
+            checksum = _chain(content, checksum)
+        self._behind = first, self._count, checksum
+        return checksum
+
+    def resumed(self, transcript: Transcript, behind: int, *, strict: bool = False) -> None:
         """A stream begins that may repeat what was delivered.
 
         Args:
             transcript: What was delivered.
             behind: How many of the last events stand behind the cursor, so that they will come again.
+            strict: They must come again, just as they were, before anything new does.
         """
         self.catch_up(transcript)
         self.replaying = True
@@ -139,7 +168,9 @@ class Ledger:
         self._places = {pair: place for place, pair in enumerate(zip(self._ids, self._contents, strict=True))}
         self._seen_ids = set(self._ids)
         self._expected = max(len(self._ids) - behind, 0)
-        self._forgotten = max(behind - len(self._ids), 0) if self._before[0] else 0
+        self._forgotten = min(max(behind - len(self._ids), 0), self._inherited[0])
+        self._forgotten_checksum = 0
+        self._strict = strict
 
     def seam(self) -> Seam:
         """What judges the events behind the replay that has just been begun."""
@@ -154,7 +185,9 @@ class Ledger:
         """
         name = self._identify(event)
         identity, content = _fingerprint(event, name)
-        if self._is_forgotten(event, name, cursor) or self._is_due(identity, content):
+        if self._is_forgotten(event, name, cursor):
+            return self._judge_forgotten(content)
+        if self._is_due(identity, content):
             return Verdict.SEEN
         if identity and not (self._repeats and self._expected == len(self._ids)):
             # Not where it is due, so the server does not go on from where it was asked to. (Once it has repeated the
@@ -165,6 +198,8 @@ class Ledger:
                 return Verdict.SEEN
             if identity in self._seen_ids:
                 return Verdict.OTHER
+        if self._strict and (self._forgotten or self._expected < len(self._ids)):
+            return self._judge_from_the_start(identity, content)
         if self._is_retold(event, cursor):
             return self._judge_retold(content)
         if event.id and event.id == cursor and self._before[0] and not self._repeats:
@@ -187,11 +222,23 @@ class Ledger:
         if not self._forgotten or self._is_retold(event, cursor):
             return False
         if name not in ("", cursor):
-            self._forgotten = 0  # a name that nobody has seen: those events do not come again after all
+            self._forgotten *= self._strict  # a name that nobody has seen: those events do not come again after all
             return False
-        self._forgotten -= 1
         self._repeats = True
         return True
+
+    def _judge_forgotten(self, content: int) -> Verdict:
+        self._forgotten -= 1
+        self._forgotten_checksum = _chain(content, self._forgotten_checksum)
+        same = self._forgotten > 0 or self._forgotten_checksum == self._inherited[1]
+        return Verdict.SEEN if same else Verdict.OTHER
+
+    def _judge_from_the_start(self, identity: int, content: int) -> Verdict:
+        """Something else than what is due: right only if the server begins with the first event of all."""
+        if self._before[0] or not self._ids or (self._ids[0], self._contents[0]) != (identity, content):
+            return Verdict.OTHER
+        self._expected = 1
+        return Verdict.SEEN
 
     def _is_retold(self, event: Fields, cursor: str) -> bool:
         """Whether an earlier process delivered it: such events can only be told by counting from the first."""

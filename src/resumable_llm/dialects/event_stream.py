@@ -37,7 +37,7 @@ class EventStream:
     proves_end: bool = False
     honours_ids: bool = True
     repeats_last: bool = False
-    cursors_sort: bool = False
+    is_log: bool = False
     confirms_by_poll: bool = False
     detached: bool = False
     ordinary: Pattern[bytes] | None = None
