@@ -1,17 +1,19 @@
+"""Wrapping a client of httpx or httpx2: what the copy keeps, and who closes the connections."""
+
 from __future__ import annotations
 
 import copy
 import gc
 import importlib
 import weakref
-from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import resumable_llm as rl
-from tests.in_memory import ACCEPT, CHAT, CHAT_URL, EVENTS_URL, FAMILIES, Said, chat, numbered, policy, transport
+from resumable_llm.transports.call import Owner
+from resumable_llm.wrapping import http as wrapping
+from tests.in_memory import ACCEPT, EVENTS_URL, FAMILIES, Said, numbered, policy, transport
 
 
 @pytest.fixture(params=FAMILIES)
@@ -33,9 +35,6 @@ def async_client(family: str, *script: Said, **options: Any) -> Any:
 CUT = (Said(numbered(1), ends="ReadError"), Said(numbered(2)), Said())
 WHOLE = b"".join(numbered(1, 2))
 JSON = Said([b"{}"], headers={"content-type": "application/json", "set-cookie": "seen=1"})
-
-
-# A client of the family
 
 
 def test_a_wrapped_client_survives_a_drop(family: str) -> None:
@@ -270,154 +269,34 @@ def test_the_original_may_go_while_its_copy_streams(family: str) -> None:
         assert response.read() == WHOLE
 
 
-# A client of an SDK
+# What is none
 
 
-class Sdk:
-    """What Stainless generates, in short."""
-
-    def __init__(self, *, http_client: Any, strict: bool = False) -> None:
-        self._client = http_client
-        self._strict_response_validation = strict
-
-    def copy(self, *, http_client: Any) -> Any:
-        return type(self)(http_client=http_client)
-
-    @cached_property
-    def answers(self) -> Answers:
-        return Answers(self)
-
-    def ask(self) -> bytes:
-        found: bytes = self._client.get(EVENTS_URL, headers=ACCEPT).content
-        return found
+@pytest.mark.parametrize("thing", [None, object(), "client"])
+def test_what_is_no_such_client(thing: object) -> None:
+    assert not wrapping.wraps(thing)
+    with pytest.raises(TypeError, match=r"cannot wrap what uses builtins\.\w+: only clients of httpx and httpx2"):
+        wrapping.copied(thing, {})
 
 
-class Answers:
-    """A resource, bound to the client that made it."""
-
-    def __init__(self, sdk: Sdk) -> None:
-        self.ask = sdk.ask
-
-
-def test_an_sdks_client_is_copied_by_its_own_means(family: str) -> None:
-    http = client(family, *CUT)
-    sdk = Sdk(http_client=http, strict=True)
-    wrapped = rl.wrap(sdk, policy=policy())
-    assert type(wrapped) is Sdk
-    assert wrapped.answers.ask() == WHOLE
-    assert wrapped._strict_response_validation
-    assert sdk._client is http
+def test_somebody_else_may_own_the_connections(family: str) -> None:
+    held = object()
+    owner = Owner(held)
+    http = client(family)
+    inner = http._transport
+    made = wrapping.copied(http, {}, owner)
+    assert made._transport.owner is owner
+    del http
+    made.close()
+    assert inner.closed == 0
+    del held
+    made._transport.close()
+    assert inner.closed == 1
 
 
-def test_an_sdk_without_strictness(family: str) -> None:
-    class Lenient(Sdk):
-        def __init__(self, *, http_client: Any) -> None:
-            self._client = http_client
-
-    assert rl.wrap(Lenient(http_client=client(family, *CUT)), policy=policy()).ask() == WHOLE
-
-
-def test_an_sdk_that_warms_its_connection_up_is_kept_from_it(family: str) -> None:
-    class Warming(Sdk):
-        warmed = 0
-
-        def __init__(self, *, http_client: Any, warm_tcp_connection: bool = True) -> None:
-            super().__init__(http_client=http_client)
-            Warming.warmed += warm_tcp_connection
-
-        def copy(self, *, http_client: Any, **options: Any) -> Any:
-            return type(self)(http_client=http_client, **options)
-
-    assert rl.wrap(Warming(http_client=client(family, *CUT)), policy=policy()).ask() == WHOLE
-    assert Warming.warmed == 1
-
-
-class OwnConstructor(Sdk):
-    """A user's subclass, which its SDK's copy() cannot make."""
-
-    def __init__(self, tenant: str, http_client: Any) -> None:
-        super().__init__(http_client=http_client)
-        self.tenant = tenant
-
-
-def test_a_subclass_of_an_sdks_client_is_copied_by_hand(family: str) -> None:
-    sdk = OwnConstructor("mine", client(family, *CUT))
-    bound = sdk.answers
-    wrapped = rl.wrap(sdk, policy=policy())
-    assert wrapped.tenant == "mine"
-    assert wrapped.answers is not bound
-    assert wrapped.answers.ask() == WHOLE
-    assert sdk.answers is bound
-
-
-@pytest.mark.parametrize("middleware", [(), ("mine",)])
-def test_middleware_cannot_be_copied_by_hand(family: str, middleware: tuple[str, ...]) -> None:
-    sdk: Any = OwnConstructor("mine", client(family, *CUT))
-    sdk._middleware_chain = object()
-    sdk.middleware = middleware
-    if middleware:
-        with pytest.raises(TypeError, match=r"cannot copy OwnConstructor: .* has middleware"):
-            rl.wrap(sdk)
-    else:
-        assert rl.wrap(sdk, policy=policy()).ask() == WHOLE
-
-
-def test_a_copy_that_is_not_watched_over_is_refused(family: str) -> None:
-    class Stubborn(Sdk):
-        def copy(self, *, http_client: Any) -> Any:
-            return Sdk(http_client=self._client)
-
-    with pytest.raises(TypeError, match=r"Stubborn\.copy\(\) did not take the HTTP client"):
-        rl.wrap(Stubborn(http_client=client(family)))
-
-
-@pytest.mark.parametrize("thing", [None, "client", Sdk, SimpleNamespace(_client=object(), copy=print)])
-def test_what_cannot_be_wrapped(thing: object) -> None:
-    with pytest.raises(TypeError, match=r"cannot wrap \w+\.\w+: pass a client of openai.*rl\.wrap\("):
-        rl.wrap(thing)
-
-
-def test_what_cannot_be_copied_cannot_be_wrapped(family: str) -> None:
-    with pytest.raises(TypeError, match="cannot wrap"):
-        rl.wrap(SimpleNamespace(_client=client(family)))
-
-
-# Inside an SDK's stream
-
-
-@pytest.mark.parametrize(
-    "around",
-    [
-        lambda response: response,
-        lambda response: SimpleNamespace(response=response),
-        lambda response: SimpleNamespace(_response=response),
-        lambda response: SimpleNamespace(_raw_stream=SimpleNamespace(response=response)),
-        lambda response: SimpleNamespace(http_response=response),
-    ],
-    ids=["response", "stream", "hidden", "raw", "http"],
-)
-def test_the_handle_is_found(family: str, around: Any) -> None:
-    wrapped = rl.wrap(client(family, Said(chat("a", done=True))))
-    with wrapped.stream("POST", CHAT_URL, json=CHAT) as response:
-        handle = rl.inspect(around(response))
-        assert isinstance(handle, rl.Handle)
-        response.read()
-        assert handle.report.events == 2
-        assert handle.checkpoint.complete
-
-
-async def test_the_handle_is_found_async(family: str) -> None:
-    wrapped = rl.wrap(async_client(family, Said(chat("a", done=True))))
-    async with wrapped.stream("POST", CHAT_URL, json=CHAT) as response:
-        assert isinstance(rl.inspect(response), rl.AsyncHandle)
-        await response.aread()
-
-
-def test_there_is_no_handle_where_nobody_watches(family: str) -> None:
-    with (
-        client(family, Said(chat("a", done=True))).stream("POST", CHAT_URL, json=CHAT) as response,
-        pytest.raises(TypeError, match="nothing watches over this Response"),
-    ):
-        rl.inspect(response)
-    with pytest.raises(TypeError, match="nothing watches over this NoneType"):
-        rl.inspect(None)
+def test_the_options_reach_the_transport(family: str) -> None:
+    with client(family) as http:
+        assert wrapping.wraps(http)
+        patient = policy()
+        made = wrapping.copied(http, {"policy": patient})
+        assert made._transport._policy is patient

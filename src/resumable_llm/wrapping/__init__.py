@@ -1,0 +1,77 @@
+"""`wrap`: finds the HTTP client inside an SDK's client and puts a resumable transport into a copy of it.
+
+The copies share connections, cookies and everything else with the originals, which stay as they were. What an SDK
+does with its HTTP client was read in the SDKs named in the modules beside, one for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from resumable_llm.drivers.exchange import OnEvent
+from resumable_llm.drivers.handle import AsyncHandle, Handle
+from resumable_llm.policy import RetryPolicy
+from resumable_llm.transports.call import HANDLE, Owner
+from resumable_llm.wrapping import clients, http, langchain, pydantic_ai
+
+ClientT = TypeVar("ClientT")
+
+
+def wrap(
+    client: ClientT,
+    *,
+    policy: RetryPolicy | None = None,
+    upgrade: bool = False,
+    on_event: OnEvent | None = None,
+) -> ClientT:
+    """Return a copy of a client whose event streams survive dropped connections.
+
+    Args:
+        client: An SDK's client: of openai, anthropic, groq and others that Stainless generated, of mistralai,
+            google-genai, cohere, ollama, langgraph-sdk or huggingface_hub; a chat model of LangChain or a model of
+            Pydantic AI; or a bare ``Client`` or ``AsyncClient`` of httpx or httpx2.
+        policy: When to try again, and how long to wait for what; default: `RetryPolicy()`.
+        upgrade: Make requests resumable before they are sent, where their protocol knows how; the table of dialects
+            says what that adds to a request, what the provider then keeps, and for how long. A request that asks for
+            the opposite is refused with `UpgradeRefused`; others pass as they are.
+        on_event: Called with a `Notice` when something happens to a stream: a drop, a way back, the end.
+
+    Returns:
+        A client of the same type. The original is untouched and shares its connections with the copy. Closing the copy
+        closes them if the original is used no more; closing the original closes them at once.
+
+    Raises:
+        TypeError: It is no client that this version knows, or one that cannot be watched over; the message says what
+            to do.
+    """
+    options = {"policy": policy, "upgrade": upgrade, "on_event": on_event}
+
+    def around(http_client: Any, owner: Owner | None = None) -> Any:
+        return http.copied(http_client, options, owner)
+
+    for library in (langchain, pydantic_ai):
+        if library.wraps(client):
+            return cast(ClientT, library.copied(client, around))
+    return cast(ClientT, clients.copied(client, around))
+
+
+def inspect(stream: Any) -> Handle | AsyncHandle:
+    """The handle of a stream that a wrapped client opened: checkpoint, report, cancel.
+
+    Args:
+        stream: An SDK's stream or response, or a response of httpx or httpx2.
+
+    Raises:
+        TypeError: No response is found in it, or nothing watches over that response.
+    """
+    for path in ("", "response", "_response", "_raw_stream.response", "http_response"):
+        found = stream
+        for name in filter(None, path.split(".")):
+            found = getattr(found, name, None)
+        handle = getattr(found, "extensions", {}).get(HANDLE)
+        if isinstance(handle, (Handle, AsyncHandle)):
+            return handle
+    raise TypeError(
+        f"nothing watches over this {type(stream).__name__}: it must come from a client that rl.wrap returned, and "
+        "show its response; where an SDK hides that, use on_event="
+    )
