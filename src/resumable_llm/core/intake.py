@@ -45,7 +45,12 @@ class Intake:
         self.handle = start.handle
         self.counter = Counter(start.sequence)
         self.ledger = Ledger(
-            start.first_id, start.events, start.checksum, self._identify, start.behind, start.behind_checksum
+            start.first_id,
+            start.events,
+            start.checksum,
+            self._identify,
+            behind=start.behind,
+            behind_checksum=start.behind_checksum,
         )
         self.numbered = bool(last_event_id)
         """The server has shown ids on this stream."""
@@ -314,10 +319,10 @@ class Intake:
     def _compare(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
         if reading.handle and self.handle and reading.handle != self.handle:
             return Verdict.OTHER, "the server began another answer instead of going on with this one"
-        if self.dialect.is_log and reading.cursor and reading.cursor < self._cursor:
-            return Verdict.GONE, "the server has gone back behind the place that was asked for: it lost what it had"
-        if self.dialect.is_log and reading.cursor == self._cursor and self.ledger.replaying and not self._behind:
-            return (Verdict.NEW if reading.terminal else Verdict.SEEN), ""  # no more than that it is still there
+        if self.dialect.is_log and reading.cursor:
+            verdict = self._judge_offset(reading.cursor, reading)
+            if verdict is not None:
+                return verdict, "the server has gone back behind the place that was asked for: it lost what it had"
         if reading.sequence is not None:
             last = self.counter.last
             verdict = self.counter.judge(reading.sequence)
@@ -329,6 +334,14 @@ class Intake:
         if self._seam is not None and fields.id and not self.must_repeat:
             return self._seam.judge(fields, self.last_event_id), "the server may have told the last event twice"
         return Verdict.NEW, ""
+
+    def _judge_offset(self, offset: str, reading: Reading) -> Verdict | None:
+        """The verdict on an offset of a log, if it is not for the ledger to judge."""
+        if offset < self._cursor:
+            return Verdict.GONE
+        if offset > self._cursor or self._behind or not self.ledger.replaying:
+            return None
+        return Verdict.NEW if reading.terminal else Verdict.SEEN  # no more than that it is still there
 
     def _take_id(self, fields: Fields) -> None:
         before = self.last_event_id

@@ -99,6 +99,7 @@ class Ledger:
         events: int,
         checksum: int,
         identify: Callable[[Fields], str],
+        *,
         behind: int = 0,
         behind_checksum: int = 0,
     ) -> None:
@@ -189,9 +190,21 @@ class Ledger:
             return self._judge_forgotten(content)
         if self._is_due(identity, content):
             return Verdict.SEEN
+        verdict = self._judge_out_of_turn(identity, content)
+        if verdict is Verdict.NEW and self._is_retold(event, cursor):
+            verdict = self._judge_retold(content)
+        elif verdict is Verdict.NEW and event.id and event.id == cursor and self._before[0] and not self._repeats:
+            verdict = Verdict.SEEN  # the server begins with the event that was named, which an earlier process had
+        if verdict is Verdict.NEW:
+            self.replaying = False
+            self._places, self._seen_ids = {}, set()
+        return verdict
+
+    def _judge_out_of_turn(self, identity: int, content: int) -> Verdict:
+        """An event that is not the one due: the server does not go on from where it was asked to, or it is new."""
+        # Once the last event has come again, all that follows is new: some servers give several events one id, and
+        # events can be alike.
         if identity and not (self._repeats and self._expected == len(self._ids)):
-            # Not where it is due, so the server does not go on from where it was asked to. (Once it has repeated the
-            # last event, all that follows is new: some servers give several events one id, and events can be alike.)
             if (identity, content) in self._places:
                 self._expected = self._places[identity, content] + 1
                 self._repeats = True
@@ -200,12 +213,6 @@ class Ledger:
                 return Verdict.OTHER
         if self._strict and (self._forgotten or self._expected < len(self._ids)):
             return self._judge_from_the_start(identity, content)
-        if self._is_retold(event, cursor):
-            return self._judge_retold(content)
-        if event.id and event.id == cursor and self._before[0] and not self._repeats:
-            return Verdict.SEEN  # the server begins with the event that was named, which an earlier process delivered
-        self.replaying = False
-        self._places, self._seen_ids = {}, set()
         return Verdict.NEW
 
     def _is_due(self, identity: int, content: int) -> bool:

@@ -10,18 +10,30 @@ from __future__ import annotations
 
 import re
 
-from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.dialect import Dialect, Facts
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import NOTHING, Headers, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import llama_cpp
-from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, object_in, wants_stream
+from resumable_llm.dialects.event_stream import EventStream, json_object, object_in, wants_stream
+from resumable_llm.dialects.failures import failure
 
 
 class AnthropicMessages(EventStream):
     """``POST …/messages``."""
 
     name = "anthropic_messages"
+    facts = Facts(
+        systems="Anthropic; vLLM's, llama.cpp's and OpenRouter's `/v1/messages`",
+        resume="not possible: nothing is kept, and nothing is numbered",
+        end="`message_stop`; the `stop_reason` of the `message_delta` before it will do",
+        closing="it stops work and billing, as OpenRouter lists it",
+        sources=(
+            "anthropic 2.12.0, types and _streaming.py, 2026-11-22",
+            "https://platform.claude.com/docs/en/build-with-claude/streaming, 2026-11-22",
+            "https://openrouter.ai/docs/api/reference/streaming, stream cancellation, 2026-11-22",
+        ),
+    )
     proves_end = True
     ordinary = re.compile(rb"(?:event: content_block_delta\ndata: \{.*\n\n)+")
     keeps = "messages are not kept on the server"
@@ -45,7 +57,7 @@ class AnthropicMessages(EventStream):
         if event.event == "ping":
             return Reading(keepalive=True)
         if event.event == "error":
-            return Reading(terminal=True, error=error_text(json_object(event.data).get("error")))
+            return failure(json_object(event.data).get("error"))
         return NOTHING
 
     def ended(self, request: RequestPlan, transcript: Transcript) -> bool:

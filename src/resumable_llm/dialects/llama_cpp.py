@@ -14,14 +14,19 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.dialect import Dialect, Facts
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import NOTHING, Headers, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
-from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, wants_stream
+from resumable_llm.dialects.event_stream import EventStream, json_object, wants_stream
+from resumable_llm.dialects.failures import failure
 
 _CONVERSATION = "x-conversation-id"
 _PING = b":\n\n"
+_SOURCES = (
+    "ggml-org/llama.cpp, tools/server/README-dev and pull requests 23226 and 25047, 2026-11-22",
+    "llama.cpp's server (xllamacpp 2026.10), run, 2026-11-22",
+)
 _ENDPOINT = re.compile(r"(?:/v1)?/(?:chat/completions|completions|completion|responses|messages)$")
 
 
@@ -32,6 +37,15 @@ class LlamaCpp(EventStream):
         format: The dialect of the path that was asked.
     """
 
+    facts = Facts(
+        systems="llama.cpp's server, behind the format of any path it has",
+        resume="`GET /v1/stream?conv_id=C&from=N`, behind N bytes of the body; `X-Conversation-Id` must have named it",
+        end="what ends it in the format",
+        closing="a conversation that was named goes on; another one stops",
+        cancel="`DELETE /v1/stream?conv_id=C`",
+        kept="the last 4 MiB of a conversation, until 300 seconds after its end or the next request that names it",
+        sources=_SOURCES,
+    )
     proves_end = True
     detached = True
     overlaps = True
@@ -52,8 +66,11 @@ class LlamaCpp(EventStream):
         return request.header(_CONVERSATION)
 
     def read(self, event: Fields) -> Reading:
-        """What the format reads, but neither handle nor sequence: the way back has its own."""
-        return self._format.read(event)._replace(handle=None, sequence=None)
+        """What the format reads, but neither handle nor sequence: the way back has its own.
+
+        No failure passes: what the server has said is kept, so asked again it would say the same.
+        """
+        return self._format.read(event)._replace(handle=None, sequence=None, transient=False, retry_after=None)
 
     def counts(self, block: bytes) -> bool:
         """llama.cpp's own ping, which it keeps and counts, is a lone colon; any other was put in by a proxy."""
@@ -92,6 +109,13 @@ class LlamaCompletion(EventStream):
     """llama.cpp's own ``POST /completion``: ends with ``"stop": true``."""
 
     name = "llama_completion"
+    facts = Facts(
+        systems="whoever speaks llama.cpp's own format, but is not llama.cpp",
+        resume="not possible: nothing is known to be kept",
+        end='`"stop": true`',
+        closing="the server's choice",
+        sources=_SOURCES,
+    )
     proves_end = True
     keeps = "the server is not llama.cpp, or one that keeps nothing"
 
@@ -113,7 +137,7 @@ class LlamaCompletion(EventStream):
         if '"stop":true' in data and json_object(data).get("stop") is True:
             return Reading(terminal=True)
         if event.event == "error" or data.startswith('{"error"'):
-            return Reading(terminal=True, error=error_text(json_object(data).get("error")))
+            return failure(json_object(data).get("error"))
         return NOTHING
 
     def text(self, event: Fields) -> str:

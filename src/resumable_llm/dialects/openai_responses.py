@@ -1,27 +1,35 @@
 """OpenAI Responses: every event has a ``sequence_number``, and a background response can be asked for again behind one.
 
-Ends with ``response.completed``, ``response.failed`` or ``response.incomplete``, or with an ``error`` event. A
-response created with ``background`` and ``stream`` is streamed again by ``GET
-/responses/{id}?stream=true&starting_after=N`` (N excluded) for about five minutes; after that a 400 says that it is
-too old, and the finished answer is still to be had by a plain GET. A foreground response is cancelled when its
-connection drops, and gives a 404.
+Ends with ``response.completed``, ``response.failed`` or ``response.incomplete``; an ``error`` event is mostly followed
+by ``response.failed``, and otherwise by nothing. ``keepalive`` events are numbered as all others are. A response
+created with ``background`` and ``stream`` is streamed again by ``GET /responses/{id}?stream=true&starting_after=N`` (N
+excluded) for about five minutes; after that a 400 says that it is too old, and the finished answer is still to be had
+by a plain GET. A foreground response is cancelled when its connection drops, and gives a 404. fastresponses streams
+again at ``/responses/{id}/events`` alone, sends ``[DONE]`` behind the end, and nothing but that where a response was
+cancelled.
 Sources: openai 3.54.0 (`types/responses/`, `resources/responses/responses.py`),
-    https://developers.openai.com/docs/guides/background,
-openai-python issue 2828; read 2026-11-22.
+    https://developers.openai.com/docs/guides/background, openai-python issue 2828, openai-node issue 1964 (keepalive),
+    vercel/ai pull request 13480 (error, then response.failed), vllm pull request 49721, fastresponses 0.1.0, run; read
+    2026-11-22.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from math import isnan
+from typing import ClassVar
 
-from resumable_llm.core.dialect import Dialect, Finished, PollResult, StillRunning, Unusable
+from resumable_llm.core.dialect import Dialect, Facts, Finished, PollResult, StillRunning, Unusable
+from resumable_llm.core.errors import UpgradeRefused
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import Headers, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import llama_cpp
 from resumable_llm.dialects._responses_snapshot import missing_events
 from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, object_in, wants_stream
+from resumable_llm.dialects.failures import failure
 
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 _FIRSTS = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -29,18 +37,41 @@ _FIRSTS = frozenset({"response.created", "response.queued", "response.in_progres
 # hence findall.
 _SEQUENCE = re.compile(r'(?<!\\)"sequence_number"\s*:\s*(\d{1,15})(?!\d)')
 _BACKGROUND = re.compile(rb'"background"\s*:\s*true')
-_RETRIEVE = re.compile(r"(?P<base>.*/responses)/(?P<id>[^/]+)$")
+_RETRIEVE = re.compile(r"(?P<base>.*/responses)/(?P<id>[^/]+)(?P<events>/events)?$")
 _POLL_SECONDS = 2.0
 
 
 class OpenAIResponses(EventStream):
-    """``POST …/responses`` and ``GET …/responses/{id}?stream=true``."""
+    """``POST …/responses`` and ``GET …/responses/{id}?stream=true``, or ``GET …/responses/{id}/events``."""
 
     name = "openai_responses"
+    facts = Facts(
+        systems="OpenAI, Azure OpenAI, Oracle's Generative AI, vLLM, SGLang, fastresponses",
+        resume="background responses: `GET /responses/{id}?stream=true&starting_after=N` behind the last sequence "
+        "number, then a poll of `GET /responses/{id}`; others: not possible",
+        end="`response.completed`, `response.failed` or `response.incomplete`; or an `error` event",
+        closing="a background response goes on; another one is cancelled",
+        cancel="`POST /responses/{id}/cancel` for a background response",
+        upgrade="`background: true` and `store: true`: the response is kept on the server (not for zero data "
+        "retention), its first token comes later, closing no longer cancels it. Azure knows of slowness with both "
+        "background and stream; servers that cannot do it refuse",
+        kept="a background response can be streamed again for about 5 minutes and read for about 10, or for 30 days "
+        "with `store: true`; vLLM keeps it until it is restarted",
+        sources=(
+            "openai 3.54.0, types/responses and resources/responses, 2026-11-22",
+            "https://developers.openai.com/docs/guides/background, 2026-11-22",
+            "openai/openai-python issue 2828 (5 minutes), 2026-11-22",
+            "https://learn.microsoft.com/azure/ai-foundry/openai/how-to/responses (Azure), 2026-11-22",
+            "https://docs.oracle.com/iaas/releasenotes/generative-ai/responses-api-background-mode.htm, 2026-11-22",
+            "vllm-project/vllm, entrypoints/openai/responses, 2026-11-22",
+            "fastresponses 0.1.0, run, 2026-11-22",
+        ),
+    )
     proves_end = True
     # Deltas are flat: no field of theirs can hold another "sequence_number" with its quotes unescaped.
     ordinary = re.compile(rb"(?:event: [\w.]+\.delta\ndata: \{.*\n\n)+")
     sequence_key = b'"sequence_number":'
+    _upgraded: ClassVar[Mapping[str, bool]] = {"background": True, "store": True}
     keeps = (
         "a background response can be streamed again for about 5 minutes and read for about 10; "
         "one without background=True and store=True is not kept at all"
@@ -50,12 +81,26 @@ class OpenAIResponses(EventStream):
         """By path, and ``stream``."""
         if request.path.endswith("/responses"):
             return wants_stream(request)
-        return request.method == "GET" and request.query.get("stream") == "true" and bool(_RETRIEVE.match(request.path))
+        found = _retrieved(request)
+        return found is not None and (bool(found["events"]) or request.query.get("stream") == "true")
 
     def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
         """A name for the conversation too, in case the server is llama.cpp."""
         prepared = super().prepare(request, key)
         return llama_cpp.name_conversation(prepared, key) if request.method == "POST" else prepared
+
+    def upgrade(self, request: RequestPlan) -> RequestPlan:
+        """``background`` and ``store``, unless it is a background response already, or no new one."""
+        body = json_object(request.body) if request.method == "POST" else {}
+        if not body or body.get("background") is True:
+            return request
+        for name in self._upgraded:
+            if body.get(name) is False:
+                raise UpgradeRefused(f"the request says {name}: false, and upgrade=True the opposite: leave one out")
+        window = object_in(body, "background_options").get("completion_window")
+        if window not in (None, "soonest"):
+            raise UpgradeRefused(f"a completion window of {window} excludes streams, so there is nothing to upgrade")
+        return request.with_body(json.dumps({**body, **self._upgraded}, separators=(",", ":")).encode())
 
     def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:
         """llama.cpp keeps what it says."""
@@ -63,7 +108,7 @@ class OpenAIResponses(EventStream):
 
     def handle(self, request: RequestPlan, headers: Headers) -> str | None:
         """The id in the path, for a GET; otherwise the first event tells it."""
-        found = _RETRIEVE.match(request.path) if request.method == "GET" else None
+        found = _retrieved(request)
         return found["id"] if found else None
 
     def read(self, event: Fields) -> Reading:
@@ -73,22 +118,34 @@ class OpenAIResponses(EventStream):
         kind = event.event or ""
         if len(numbers) == 1 and kind.endswith(".delta"):  # a delta is neither an end nor an error
             return Reading(int(numbers[0]))
+        if data.startswith("[DONE]"):  # not behind a final event, or it would not be read: not all has been told
+            return Reading(terminal=True, error="[DONE] without a final event", transient=True)
         payload = json_object(data)
         kind = str(payload.get("type") or kind)
         sequence = payload.get("sequence_number")
         number = sequence if type(sequence) is int else None
         response = object_in(payload, "response")
+        if kind == "keepalive":
+            return Reading(number, keepalive=True)
         if kind == "error" or payload.get("error"):
-            return Reading(number, terminal=True, error=error_text(payload.get("error") or payload))
+            return failure(payload.get("error") or payload)._replace(sequence=number, terminal=False)
         error = error_text(response.get("error")) if kind == "response.failed" else None
         handle = response.get("id") if kind in _FIRSTS else None
         return Reading(number, handle, kind in _ENDS, error)
 
+    def ended(self, request: RequestPlan, transcript: Transcript) -> bool:
+        """Whether an ``error`` event has come: nothing needs to follow it, though ``response.failed`` may."""
+        return any(self.read(event).error for event in transcript)
+
     def resume(self, progress: Progress) -> RequestPlan | None:
         """``starting_after`` the last sequence number."""
-        if not _is_background(progress) or progress.position.sequence is None:
+        after = progress.position.sequence
+        if not _is_background(progress) or progress.handle is None or after is None:
             return None
-        return self._retrieve(progress, stream="true", starting_after=progress.position.sequence)
+        found = _retrieved(progress.request)
+        if found and found["events"]:
+            return self._retrieve(progress, "/events", starting_after=after)
+        return self._retrieve(progress, stream="true", starting_after=after)
 
     def may_repeat(self, progress: Progress) -> bool:
         """Not where a background response was started: it runs on, unseen."""
@@ -138,9 +195,18 @@ class OpenAIResponses(EventStream):
 
     def _retrieve(self, progress: Progress, action: str = "", **query: str | int) -> RequestPlan:
         request = progress.request
-        found = _RETRIEVE.match(request.path) if request.method == "GET" else None
-        base = found["base"] if found else request.path
+        found = _retrieved(request)
+        base = found["base"] if found else self._collection(request.path)
         return request.get(f"{base}/{progress.handle}{action}", **_kept(request), **query)
+
+    def _collection(self, path: str) -> str:
+        """The path that responses are found under, from the one that they are created with."""
+        return path
+
+
+def _retrieved(request: RequestPlan) -> re.Match[str] | None:
+    """The id, and where it stands, in the path of a request for a response that exists."""
+    return _RETRIEVE.match(request.path) if request.method == "GET" else None
 
 
 def _kept(request: RequestPlan) -> dict[str, str | int]:
