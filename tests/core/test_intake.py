@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from resumable_llm.core.actions import Deliver
@@ -15,6 +18,8 @@ from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId
 from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_responses import OpenAIResponses
+from tests.core import artificial
+from tests.core.artificial import block
 
 BEFORE = Position("before", None, 3)
 CHUNK = b'data: {"choices":[{"finish_reason":null,"index":0}]}\n\n'
@@ -24,7 +29,7 @@ class Receiver:
     """An intake and somebody who takes what it finds."""
 
     def __init__(self, dialect: Dialect = ANY_EVENT_STREAM, *, one_by_one: bool = False) -> None:
-        self.transcript = Transcript(10**6, lambda: None)
+        self.transcript = Transcript(10**6, lambda: None, dialect.framing)
         self.intake = Intake(dialect, Checkpoint(dialect.name, "GET", "https://x.example/"), "", self.transcript, 1000)
         self.intake.one_by_one = one_by_one
         self.intake.begin(resumed=False)
@@ -164,8 +169,8 @@ class TestVerdicts:
 
     def test_the_servers_own_error(self) -> None:
         receiver = Receiver(OpenAIChat())
-        receiver.feed(b'data: {"error":{"code":"overloaded"}}\n\n')
-        assert receiver.intake.upstream_error == "overloaded"
+        receiver.feed(b'data: {"error":{"code":"invalid_prompt"}}\n\n')
+        assert receiver.intake.upstream_error == "invalid_prompt"
         assert receiver.intake.terminal
 
 
@@ -295,7 +300,7 @@ class TestPlain:
         receiver = Receiver(OpenAIChat())
         receiver.feed(CHUNK)
         receiver.intake.settle()
-        receiver.intake.take_dialect(ANY_EVENT_STREAM)
+        receiver.intake.take_dialect(LastEventId("end"))
         assert not receiver.intake.pass_plain(CHUNK)
 
     def test_what_passed_is_counted_now_and_then(self) -> None:
@@ -332,3 +337,329 @@ class TestPlain:
         assert receiver.intake.last_event_id == "2"
         assert not receiver.intake.pass_plain((b"id: 3\n" + CHUNK) * 2)
         assert not receiver.intake.pass_plain(b"id\n" + CHUNK)
+
+
+CURSOR, LOG, MARKS, LINES = artificial.Cursor(), artificial.Log(), artificial.Marks(), artificial.CursorLines()
+
+
+def told(dialect: Dialect, *said: Mapping[str, Any]) -> bytes:
+    return "".join(block(dialect, **each) for each in said).encode()
+
+
+def place(receiver: Receiver) -> tuple[str, int]:
+    return receiver.intake.head.cursor, receiver.intake.head.behind
+
+
+class TestCursors:
+    """Places that stand in the data."""
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    def test_events_behind_the_last_one_are_counted(self, one_by_one: bool) -> None:
+        receiver = Receiver(CURSOR, one_by_one=one_by_one)
+        places = []
+        for said in ({"x": 0}, {"event_id": "a"}, {"x": 1}, {"n": 2}, {"event_id": "b"}, {"event_id": ""}):
+            receiver.feed(told(CURSOR, said))
+            places.append(place(receiver))
+        assert places == [("", 1), ("a", 0), ("a", 1), ("a", 2), ("b", 0), ("", 0)]
+
+    def test_also_those_that_pass_plainly(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, {"event_id": "a"}))
+        receiver.intake.settle()
+        assert receiver.intake.pass_plain(told(CURSOR, {"n": 1}))
+        assert not receiver.intake.pass_plain(told(CURSOR, {"n": 2}, {"n": 3}))  # they are counted one at a time
+        assert place(receiver) == ("a", 1)
+
+    def test_also_those_before_the_first_offset_of_a_log(self) -> None:
+        receiver = Receiver(LOG)
+        receiver.feed(told(LOG, {"n": 0}))
+        receiver.intake.settle()
+        assert receiver.intake.pass_plain(told(LOG, {"n": 1}))
+        assert place(receiver) == ("", 2)
+
+    def test_comments_are_no_events_behind_it(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, {"event_id": "a"}) + b": ping\n\n")
+        assert place(receiver) == ("a", 0)
+
+    def test_what_stands_behind_it_comes_again(self) -> None:
+        receiver = Receiver(CURSOR)
+        same = [{"same": 1}, {"same": 1}]
+        receiver.feed(told(CURSOR, {"event_id": "a"}, *same))
+        receiver.again()
+        (found,) = receiver.feed(told(CURSOR, *same, *same))
+        assert (found.events, place(receiver), receiver.intake.replayed) == (2, ("a", 4), 2)
+
+    @pytest.mark.parametrize("other", [{"same": 2}, {"event_id": "b"}])
+    def test_nothing_else_may_come_before_it(self, other: Mapping[str, Any]) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, {"event_id": "a"}, {"same": 1}))
+        receiver.again()
+        assert receiver.feed(told(CURSOR, other)) == []
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.OTHER
+
+    def test_a_log_is_read_again_from_its_start(self) -> None:
+        receiver = Receiver(LOG)
+        receiver.feed(told(LOG, {"n": 0}, {"n": 1}))
+        receiver.again()
+        (found,) = receiver.feed(told(LOG, {"n": 0}, {"n": 1}, {"n": 2}))
+        assert found.data == told(LOG, {"n": 2})
+
+    def test_an_offset_that_goes_back(self) -> None:
+        receiver = Receiver(LOG)
+        receiver.feed(told(LOG, {"event_id": "b"}))
+        assert receiver.feed(told(LOG, {"event_id": "a"})) == []
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.GONE
+        assert place(receiver) == ("b", 0)
+
+    def test_the_offset_that_was_asked_for_is_no_news(self) -> None:
+        receiver = Receiver(LOG)
+        receiver.feed(told(LOG, {"event_id": "a"}))
+        receiver.again()
+        again = {"event_id": "a", "idle": 1}
+        assert receiver.feed(told(LOG, again, again)) == []
+        (found,) = receiver.feed(told(LOG, {"event_id": "a", "end": 1}))
+        assert found.events == 1
+        assert receiver.intake.terminal
+
+    def test_an_offset_that_is_told_again_and_again_is_an_event_all_the_same(self) -> None:
+        receiver = Receiver(LOG, one_by_one=True)
+        assert len(receiver.feed(told(LOG, {"event_id": "a"}, {"event_id": "a"}))) == 2
+
+    def test_resting(self) -> None:
+        receiver = Receiver(LOG)
+        assert not receiver.intake.resting
+        receiver.feed(told(LOG, {"event_id": "a", "idle": 1}))
+        assert receiver.intake.resting
+        receiver.feed(told(LOG, {"same": 1}))
+        assert not receiver.intake.resting
+        receiver.feed(told(LOG, {"event_id": "a", "idle": 1}))
+        receiver.again()
+        assert not receiver.intake.resting
+
+    def test_whoever_tells_ordinary_events_does_not_rest(self) -> None:
+        receiver = Receiver(LOG)
+        receiver.feed(told(LOG, {"event_id": "a", "idle": 1}))
+        receiver.feed(told(LOG, {"n": 1}))
+        assert not receiver.intake.resting
+
+    def test_ids_about_cursors(self) -> None:
+        """A relay in front."""
+        receiver = Receiver(CURSOR)
+        receiver.feed(b"id: 1\n" + told(CURSOR, {"event_id": "a"}) + b"id: 2\n" + told(CURSOR, {"same": 1}))
+        assert receiver.intake.last_event_id == "2"
+        assert receiver.intake.head.cursor == "a"
+
+
+class TestMarks:
+    """Ids that several events share."""
+
+    def marks(self, *ids: str | None) -> bytes:
+        return "".join(block(MARKS, name, said=at) for at, name in enumerate(ids)).encode()
+
+    @pytest.mark.parametrize(
+        ("ids", "place"),
+        [
+            (["1"], ("", 1)),
+            (["1", "1"], ("", 2)),
+            (["1", "2"], ("1", 1)),
+            (["1", "2", "2", None], ("1", 3)),
+            (["1", "2", "2", "3"], ("2", 1)),
+        ],
+    )
+    def test_the_place_is_the_last_id_but_one(self, ids: list[str | None], place: tuple[str, int]) -> None:
+        receiver = Receiver(MARKS)
+        receiver.feed(self.marks(*ids))
+        assert (receiver.intake.head.cursor, receiver.intake.head.behind) == place
+
+    def test_the_last_id_comes_again(self) -> None:
+        receiver = Receiver(MARKS)
+        first, second, third, fourth = (self.marks("1", "2", "2", "2").split(b"\n\n")[at] + b"\n\n" for at in range(4))
+        receiver.feed(first + second + third)
+        receiver.again()
+        assert receiver.intake.must_repeat
+        assert receiver.feed(second) == []
+        assert not receiver.intake.must_repeat
+        (found,) = receiver.feed(third + fourth)
+        assert (found.data, receiver.intake.replayed) == (fourth, 2)
+
+    def test_it_must_come(self) -> None:
+        receiver = Receiver(MARKS)
+        receiver.feed(self.marks("1"))
+        receiver.again()
+        assert receiver.feed(block(MARKS, "2", said="new").encode()) == []
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.GONE
+
+    def test_not_if_nothing_has_come(self) -> None:
+        receiver = Receiver(MARKS)
+        receiver.again()
+        assert not receiver.intake.must_repeat
+        assert len(receiver.feed(self.marks("1"))) == 1
+
+    def test_what_comes_twice_behind_it(self) -> None:
+        receiver = Receiver(MARKS)
+        receiver.feed(self.marks("1"))
+        receiver.again()
+        (found,) = receiver.feed(self.marks("1", "2", "3") + self.marks("1", "2", "3").partition(b"\n\n")[2])
+        assert (found.events, receiver.intake.replayed) == (2, 3)
+        assert receiver.intake.objection is None
+
+    def test_what_cannot_be_told(self) -> None:
+        receiver = Receiver(MARKS)
+        receiver.feed(self.marks("1"))
+        receiver.again()
+        twice = block(MARKS, "2", said="x").encode()
+        (found,) = receiver.feed(self.marks("1") + twice + twice)
+        assert found.data == twice
+        assert receiver.intake.objection is not None
+        assert receiver.intake.objection[0] is Verdict.UNCLEAR
+
+    def test_also_where_events_pass_without_being_read(self) -> None:
+        class Known(artificial.Marks):
+            ordinary = CURSOR.ordinary
+
+        receiver = Receiver(Known())
+        receiver.feed(b"id: 1\n" + told(CURSOR, {"n": 1}))
+        receiver.feed(b"id: 2\n" + told(CURSOR, {"n": 2}))
+        assert place(receiver) == ("1", 1)
+
+
+BUSY = {"error": "busy", "passes": 2}
+
+
+class TestPassing:
+    """Failures that pass."""
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    def test_what_came_before_is_delivered(self, one_by_one: bool) -> None:
+        receiver = Receiver(CURSOR, one_by_one=one_by_one)
+        found = receiver.feed(told(CURSOR, {"event_id": "a"}, BUSY, {"event_id": "b"}))
+        assert [each.data for each in found] == [told(CURSOR, {"event_id": "a"})]
+        assert place(receiver) == ("a", 0)
+        assert receiver.intake.error_held is not None
+        reading, kept = receiver.intake.error_held
+        assert (reading.retry_after, kept) == (2, told(CURSOR, BUSY))
+        assert (receiver.intake.terminal, receiver.intake.upstream_error) == (False, None)
+        assert receiver.intake.head.offset == len(told(CURSOR, {"event_id": "a"}))
+
+    def test_it_has_passed_if_more_comes(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, BUSY))
+        receiver.again()
+        receiver.feed(told(CURSOR, {"event_id": "a"}))
+        assert receiver.intake.error_held is None
+
+    def test_it_has_passed_if_ordinary_events_come(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, BUSY))
+        receiver.intake.begin(resumed=False)
+        receiver.feed(told(CURSOR, {"n": 1}))
+        assert receiver.intake.error_held is None
+
+    def test_repeats_are_no_more(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, {"event_id": "a"}, {"same": 1}, BUSY))
+        receiver.again()
+        assert receiver.feed(told(CURSOR, {"same": 1})) == []
+        assert receiver.intake.error_held is not None
+
+    def test_it_stays(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, {"event_id": "a"}, BUSY))
+        (found,) = receiver.intake.release_error(BEFORE)
+        assert (found.data, found.events) == (told(CURSOR, BUSY), 1)
+        assert found.position.offset == len(told(CURSOR, {"event_id": "a"}, BUSY))
+        assert receiver.intake.upstream_error == "busy"
+
+    def test_it_stays_although_something_else_was_due(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, {"event_id": "a"}, {"same": 1}))
+        receiver.again()
+        receiver.feed(told(CURSOR, BUSY))
+        (found,) = receiver.intake.release_error(BEFORE)
+        assert found.data == told(CURSOR, BUSY)
+        assert receiver.intake.objection is None
+
+    def test_a_failure_that_does_not_pass(self) -> None:
+        receiver = Receiver(CURSOR)
+        (found,) = receiver.feed(told(CURSOR, {"error": "broken"}))
+        assert found.events == 1
+        assert (receiver.intake.error_held, receiver.intake.upstream_error) == (None, "broken")
+
+
+class TestLines:
+    """An object a line."""
+
+    @pytest.mark.parametrize("one_by_one", [True, False])
+    def test_lines_are_events(self, one_by_one: bool) -> None:
+        receiver = Receiver(LINES, one_by_one=one_by_one)
+        body = told(LINES, {"event_id": "a"}, {"n": 1}, {"same": 1})
+        found = receiver.feed(body + b'{"sa')
+        assert b"".join(each.data for each in found) == body
+        assert sum(each.events for each in found) == 3
+        assert receiver.intake.is_torn
+
+    def test_several_that_are_ordinary_pass_at_once(self) -> None:
+        receiver = Receiver(artificial.Lines())
+        receiver.feed(told(LINES, {"n": 0}))
+        receiver.intake.settle()
+        assert receiver.intake.pass_plain(told(LINES, {"n": 1}, {"n": 2}))
+        assert receiver.transcript.events == 3
+
+    @pytest.mark.parametrize("end", [b"\r\n", b"\n\n"])
+    def test_other_line_ends(self, end: bytes) -> None:
+        receiver = Receiver(LINES)
+        (found,) = receiver.feed(b'{"same":1}' + end + b'{"event_id":"a"}' + end)
+        assert found.events == 2
+        assert place(receiver) == ("a", 0)
+
+    def test_the_last_line_may_lack_its_line_feed(self) -> None:
+        receiver = Receiver(LINES)
+        receiver.feed(b'{"same":1}\n{"end":true}')
+        rest = receiver.intake.rest()
+        (found,) = receiver.intake.judge([rest], BEFORE)
+        assert (found.data, found.events) == (b'{"end":true}', 1)
+        assert receiver.intake.terminal
+        assert not receiver.intake.is_torn
+
+    def test_half_a_line_is_half_an_event(self) -> None:
+        receiver = Receiver(LINES)
+        receiver.feed(b'{"same":1}\n{"end":t')
+        assert receiver.intake.rest() == b""
+        assert receiver.intake.is_torn
+
+    def test_of_an_event_stream_nothing_is_whole_at_its_end(self) -> None:
+        receiver = Receiver()
+        receiver.feed(b'data: {"end":true}\n')
+        assert receiver.intake.rest() == b""
+
+
+class TestMissing:
+    """What a poll has found."""
+
+    def test_it_is_no_replay(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.feed(told(CURSOR, {"event_id": "a"}, {"same": 1}))
+        receiver.intake.begin_missing()
+        (found,) = receiver.intake.judge([told(CURSOR, {"same": 1}), told(CURSOR, {"end": 1})], BEFORE)
+        assert found.events == 2
+
+    def test_its_failures_do_not_pass(self) -> None:
+        receiver = Receiver(CURSOR)
+        receiver.intake.begin_missing()
+        (found,) = receiver.intake.judge([told(CURSOR, BUSY)], BEFORE)
+        assert found.events == 1
+        assert receiver.intake.upstream_error == "busy"
+
+
+def test_behind_a_resume_ordinary_events_pass_again() -> None:
+    receiver = Receiver(OpenAIResponses())
+    blocks = [f'event: x.delta\ndata: {{"sequence_number":{n}}}\n\n'.encode() for n in range(4)]
+    receiver.feed(blocks[0] + blocks[1])
+    receiver.again()
+    receiver.feed(blocks[2])
+    receiver.intake.settle()
+    assert receiver.intake.pass_plain(blocks[3])

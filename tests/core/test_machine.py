@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from resumable_llm.core import errors, machine
 from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
 from resumable_llm.core.dialect import Dialect, Finished, PollResult
-from resumable_llm.core.events import parse_block
+from resumable_llm.core.framing import JSON_LINES
 from resumable_llm.core.machine import TRANSITIONS, Conversation, Input, State
 from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, Progress, RequestPlan
 from resumable_llm.dialects import LastEventId, recognise
 from tests.conversation import KEY, Case, Played, World, load, patient, play, told
-from tests.oracle import BLOCK, Ask, Give, Pause, oracle
+from tests.core import artificial
+from tests.oracle import Ask, Give, Pause, cut, oracle
 
 CASES = load()
 BY_NAME = {case.name: case for case in CASES}
@@ -34,7 +36,7 @@ EXHAUSTIVE = os.environ.get("EXHAUSTIVE") == "1"
 
 def foretell(case: Case, world: World) -> Played:
     """What the oracle says must happen."""
-    log = Played(requests=world.requests)
+    log = Played(requests=world.requests, framing=case.framing)
     rules = oracle(case.prepared, case.dialect, patient)
     step = next(rules)
     while True:
@@ -120,9 +122,8 @@ class TestCutEverywhere:
         foretold: dict[tuple[int, bool, str], Played] = {}
         for at in range(len(case.wire) + 1):
             # Half an event is half an event: the oracle need not be asked again before it is whole.
-            blocks = BLOCK.findall(case.wire[:at])
-            half = bool(case.wire[sum(map(len, blocks)) : at].strip(b"\r\n"))
             for size, one_by_one, ends in RUNS if EXHAUSTIVE else [IN_TURN[at % len(IN_TURN)]]:
+                blocks, half = cut(case.wire[:at], case.framing, ended=ends == "eof")
                 now = (len(blocks), half, ends)
                 if now not in foretold:
                     foretold[now] = foretell(case, World(case, cut=at, ends=ends))
@@ -142,7 +143,7 @@ class TestCutEverywhere:
         assert log.told == case.whole[: len(log.told)]
         if log.proved and log.told != case.whole and "upstream_error" not in case.data["expect"]:
             # A finish_reason or stop_reason without what follows is the one end that leaves something out: no text.
-            assert case.dialect.ended(case.prepared, [parse_block(block) for block in case.blocks[: len(log.told)]])  # type: ignore[arg-type]
+            assert case.dialect.ended(case.prepared, list(map(case.framing.parse, case.blocks[: len(log.told)])))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         "name",
@@ -261,6 +262,102 @@ def conversations(draw: st.DrawFn, kind: str) -> Case:
 def test_machine_and_oracle_agree(kind: str, one_by_one: bool) -> None:
     @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(conversations(kind), st.sampled_from([1, 7, 64, 65536]))
+    def check(case: Case, size: int) -> None:
+        log = play(case.converse(one_by_one=one_by_one), World(case), size, slices=not one_by_one)
+        assert not differences(log, foretell(case, World(case)))
+
+    check()
+
+
+# The same in dialects that nobody speaks, each with one of the core's abilities
+
+KINDS: dict[str, tuple[Dialect, RequestPlan]] = {
+    "cursor": (artificial.Cursor(), artificial.GET),
+    "cursor by post": (artificial.Cursor(), artificial.POST),
+    "cursor in lines": (artificial.CursorLines(), artificial.GET),
+    "log": (artificial.Log(), artificial.GET),
+    "lines": (artificial.Lines(), artificial.POST),
+    "polled": (artificial.Polled(), artificial.POST),
+    "marks": (artificial.Marks(), artificial.POST),
+    "marks alone": (artificial.MarksAlone(), artificial.POST),
+    "marks kept": (artificial.MarksKept(), artificial.POST),
+    "marks unkept": (artificial.MarksUnkept(), artificial.POST),
+}
+
+
+@st.composite
+def artificial_conversations(draw: st.DrawFn, kind: str) -> Case:
+    dialect, request = KINDS[kind]
+    marks = isinstance(dialect, artificial.Marks)
+    count = draw(EVENTS)
+    blocks, now = [], 0
+    for number in range(count):
+        said: dict[str, Any] = draw(st.sampled_from([{"n": number}, {"n": number}, {"same": 1}]))
+        if marks:
+            now += draw(st.integers(0, 1)) if number else 1
+            blocks.append(artificial.block(dialect, str(now), **said))
+        else:
+            if draw(st.booleans()):
+                said = {**said, "event_id": f"e{number}", **({"idle": True} if draw(st.booleans()) else {})}
+            blocks.append(artificial.block(dialect, **said))
+    if not marks:
+        blocks.append(artificial.block(dialect, end=True))
+    errors_told: list[dict[str, Any]] = [
+        {"error": "broken"},
+        {"error": "busy", "passes": 0},
+        {"error": "busy", "passes": 3.0},
+    ]
+    failures = [artificial.block(dialect, event="error" if marks else None, **each) for each in errors_told]
+    missing = [artificial.block(dialect, n=99), artificial.block(dialect, end=True)]
+    states = st.sampled_from(
+        [
+            {"json": {"state": "done"}},
+            {"json": {"state": "done", "missing": missing}},
+            {"json": {"state": "done", "missing": [artificial.block(dialect, same=1), *missing]}},
+            {"json": {"state": "done", "missing": [failures[0]]}},
+            {"json": {"state": "done", "missing": [failures[1]]}},
+            {"json": {"state": "running", "seconds": 2.0}},
+            {"json": {"state": "unheard of"}},
+            {"text": "no", "status": 404},
+            {"text": "no", "status": 503},
+            {"down": True},
+            {"text": "no", "status": 204},
+        ]
+    )
+
+    def changed(said: dict[str, Any]) -> dict[str, Any]:
+        """An answer, perhaps with something else to say than what the server knows."""
+        literal = "ndjson" if dialect.framing is JSON_LINES else "sse"
+        what = draw(st.sampled_from(["", "", "", "fails", "fails behind", "other"]))
+        behind = draw(st.integers(0, len(blocks)))
+        if what == "fails":
+            said = {**said, literal: draw(st.sampled_from(failures))}
+        elif what == "fails behind":
+            said = {**said, literal: "".join([*blocks[:behind], draw(st.sampled_from(failures)), *blocks[behind:]])}
+        elif what == "other":
+            said = {**said, literal: "".join(blocks).replace('"n":1', '"n":77')}
+        twice = draw(st.integers(0, 3)) if marks else 0
+        return {"lasts": draw(st.sampled_from([0.0, 6.0])), "twice": twice, "live": behind, **said}
+
+    answers = [clean(changed(said), location=False) for said in draw(ANSWERS)]
+    script = [{"body": "whole"}, *answers] if draw(st.booleans()) else [*answers, {}]
+    script[0] = {**script[0], "body": "whole"}
+    data: dict[str, Any] = {
+        "answers": [*script, {}],
+        "elsewhere": {"/runs/r": [*draw(st.lists(states, min_size=1, max_size=4)), {"json": {"state": "done"}}]},
+        "ids": "sorted" if marks else "exact",
+        "request": {"method": request.method, "url": request.url},
+    }
+    if request.body:
+        data["request"]["body"] = {}
+    return Case(f"generated/{kind}", data, "".join(blocks).encode(), dialect)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_machine_and_oracle_agree_on_what_nobody_speaks(kind: str, one_by_one: bool) -> None:
+    @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(artificial_conversations(kind), st.sampled_from([1, 7, 64, 65536]))
     def check(case: Case, size: int) -> None:
         log = play(case.converse(one_by_one=one_by_one), World(case), size, slices=not one_by_one)
         assert not differences(log, foretell(case, World(case)))
@@ -921,3 +1018,335 @@ def test_a_body_that_cannot_be_sent_again() -> None:
 def test_keys_of_cases_are_the_calls() -> None:
     assert BY_NAME["llama_cpp/offset"].prepared.header("x-conversation-id") == KEY
     assert told(b"data: x\n\n") == [("message", "x")]
+
+
+def made_up(
+    dialect: Dialect,
+    *answers: dict[str, Any],
+    wire: str = "",
+    status: list[dict[str, Any]] | None = None,
+    get: bool = True,
+) -> Case:
+    """A case in a dialect that nobody speaks."""
+    request = artificial.GET if get else artificial.POST
+    asked: dict[str, Any] = {"method": request.method, "url": request.url}
+    data = {
+        "request": asked if get else {**asked, "body": {}},
+        "answers": list(answers),
+        "elsewhere": {"/runs/r": status or []},
+        "ids": "sorted" if dialect.repeats_last else "exact",
+    }
+    return Case("made up", data, wire.encode(), dialect)
+
+
+def played(case: Case, size: int = 65536) -> tuple[Conversation, Played]:
+    """What comes of it, as the oracle says as well."""
+    talk = case.converse(one_by_one=True)
+    log = play(talk, World(case), size, slices=False)
+    assert not differences(log, foretell(case, World(case)))
+    return talk, log
+
+
+def events(dialect: Dialect, *said: Mapping[str, Any]) -> str:
+    return "".join(artificial.block(dialect, **each) for each in said)
+
+
+CURSOR, LOG, LINES, POLLED = artificial.Cursor(), artificial.Log(), artificial.Lines(), artificial.Polled()
+A, B, BUSY, END = {"event_id": "a"}, {"event_id": "b"}, {"error": "busy", "passes": 5.0}, {"end": True}
+WHOLE = events(CURSOR, A, {"n": 1}, B, END)
+
+
+class TestFailuresThatPass:
+    def test_it_passes(self) -> None:
+        case = made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, {}, wire=WHOLE)
+        talk, log = played(case)
+        assert (log.outcome, log.told, log.waits) == ("end", case.whole, [5.0])
+        assert [drop.reason for drop in talk.report.drops] == ["the server reported in the stream: busy"]
+        assert (talk.upstream_error, talk.report.end_proved) == (None, True)
+
+    def test_the_position_stays_before_it(self) -> None:
+        talk = made_up(CURSOR, wire=WHOLE).converse(one_by_one=False)
+        talk.start(0.0)
+        talk.receive_response(200, STREAM, 0.0)
+        talk.receive_data(events(CURSOR, A, {"same": 1}, BUSY, B).encode(), 1.0)
+        assert isinstance(talk.next_action(), Deliver)
+        assert talk.checkpoint.events == 0  # of a slice the caller may not have read anything
+        assert isinstance(drain(talk), Wait)
+        assert (talk.checkpoint.cursor, talk.checkpoint.behind, talk.checkpoint.events) == ("a", 1, 2)
+
+    def test_before_anything_was_delivered_the_request_is_repeated(self) -> None:
+        case = made_up(LINES, {"ndjson": events(LINES, BUSY)}, {"body": "whole"}, wire=events(LINES, A, END), get=False)
+        _, log = played(case)
+        assert (log.outcome, log.told, log.waits) == ("end", case.whole, [5.0])
+        assert [plan.method for plan in log.requests] == ["POST", "POST"]
+
+    def test_without_a_way_back_it_is_the_callers(self) -> None:
+        said = events(LINES, A, BUSY)
+        talk, log = played(made_up(LINES, {"ndjson": said}, {"status": 500}, get=False))
+        assert (log.outcome, log.proved, log.told) == ("end", True, told(said.encode(), LINES.framing))
+        assert (talk.upstream_error, len(log.requests), talk.report.drops) == ("busy", 1, ())
+
+    def test_a_poll_is_no_way_back_from_it(self) -> None:
+        said = events(POLLED, {"same": 1}, BUSY)
+        talk, log = played(made_up(POLLED, {"sse": said}, {"status": 500}, get=False))
+        assert (log.outcome, log.told, len(log.requests)) == ("end", told(said.encode()), 1)
+        assert talk.upstream_error == "busy"
+
+    @pytest.mark.parametrize("end", [BUSY, END], ids=["fails again", "breaks"])
+    def test_if_it_does_not_pass_it_is_the_callers(self, end: dict[str, Any]) -> None:
+        """It comes again, or nothing comes: what the server said in the end says more than that nothing did."""
+        again = {"sse": events(CURSOR, end), "cut": 10**6 if end is BUSY else 0, "ends": "reset"}
+        talk, log = played(made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, again))
+        assert (log.outcome, log.proved) == ("end", True)
+        assert log.told == told(events(CURSOR, A, BUSY).encode())
+        assert log.waits[0] == 5.0
+        assert len(log.requests) == 5
+        assert talk.upstream_error == "busy"
+
+    def test_nor_if_the_resume_is_refused(self) -> None:
+        talk, log = played(made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, {"status": 404, "text": "no"}))
+        assert (log.outcome, log.told) == ("end", told(events(CURSOR, A, BUSY).encode()))
+        assert talk.upstream_error == "busy"
+
+    def test_a_stream_that_comes_in_pieces(self) -> None:
+        case = made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, {}, wire=WHOLE)
+        _, log = played(case, size=7)
+        assert (log.outcome, log.told) == ("end", case.whole)
+
+    def test_one_that_stands_where_an_event_should_have_come_again(self) -> None:
+        marks = artificial.Marks()
+        wire = artificial.block(marks, "1", n=1)
+        busy = artificial.block(marks, event="error", passes=1)
+        talk, log = played(made_up(marks, {"sse": wire + "data", "ends": "reset"}, {"sse": busy}, wire=wire))
+        assert (log.outcome, log.told) == ("end", told((wire + busy).encode()))
+        assert talk.upstream_error == "busy"
+
+    def test_repeats_are_no_more(self) -> None:
+        again = {"sse": events(CURSOR, {"same": 1}), "ends": "reset"}
+        first = {"sse": events(CURSOR, A, {"same": 1}, BUSY)}
+        talk, log = played(made_up(CURSOR, first, again))
+        assert (log.outcome, talk.upstream_error) == ("end", "busy")
+
+    def test_a_poll_that_finds_a_failure(self) -> None:
+        missing = {"json": {"state": "done", "missing": [events(POLLED, BUSY)]}}
+        case = made_up(POLLED, {"sse": events(POLLED, {"same": 1}), "ends": "reset"}, status=[missing], get=False)
+        talk, log = played(case)
+        assert (log.outcome, log.told) == ("end", told(events(POLLED, {"same": 1}, BUSY).encode()))
+        assert talk.upstream_error == "busy"
+
+
+MARKS = artificial.Marks()
+RUN = "".join(artificial.block(MARKS, name, said=at) for at, name in enumerate(("1", "2", "2", "3")))
+NOTHING_NEW = {"sse": artificial.block(MARKS, "3", said=3)}
+DONE, RUNNING = {"json": {"state": "done"}}, {"json": {"state": "running", "seconds": 5.0}}
+REFUSED, UNKNOWN = {"status": 404, "text": "no"}, {"json": {"state": "what?"}}
+FAILED = {"json": {"state": "done", "missing": [artificial.block(MARKS, event="error", error="x")]}}
+
+
+class TestStatus:
+    """Ends that nothing proves, where the state of the work can be asked for."""
+
+    def play(self, *answers: dict[str, Any], status: list[dict[str, Any]]) -> tuple[Conversation, Played]:
+        return played(made_up(MARKS, *answers, wire=RUN, status=status, get=False))
+
+    @pytest.mark.parametrize("status", [DONE, REFUSED, UNKNOWN])
+    def test_the_end_is_confirmed_and_then_the_work_is_done(self, status: dict[str, Any]) -> None:
+        _, log = self.play({}, NOTHING_NEW, status=[status])
+        assert (log.outcome, log.proved, len(log.told)) == ("end", True, 4)
+        assert [(plan.path, plan.header("last-event-id")) for plan in log.requests] == [
+            ("/runs/r/stream", None),
+            ("/runs/r/stream", "2"),
+            ("/runs/r", None),
+        ]
+        assert [notice.kind for notice in log.notices] == ["confirm", "status", "end"]
+
+    def test_the_work_has_failed(self) -> None:
+        talk, log = self.play({}, NOTHING_NEW, status=[FAILED])
+        assert (log.outcome, log.proved, log.told[-1]) == ("end", True, ("error", '{"error":"x"}'))
+        assert talk.upstream_error == "failed"
+
+    def test_the_work_goes_on(self) -> None:
+        """Then it was a drop, and the stream is resumed when the server says; as long as it takes."""
+        first = {"cut": len(artificial.block(MARKS, "1", said=0))}
+        nothing = {"sse": artificial.block(MARKS, "1", said=0)}
+        talk, log = self.play(first, nothing, nothing, {}, NOTHING_NEW, status=[RUNNING, RUNNING, DONE])
+        assert (log.outcome, log.proved, len(log.told)) == ("end", True, 4)
+        assert log.waits == [5.0, 5.0]
+        kinds = ["first", *(notice.kind for notice in log.notices if notice.kind not in ("drop", "wait"))]
+        assert kinds == ["first", "confirm", "status", "resume", "status", "resume", "confirm", "status", "end"]
+        assert [drop.way for drop in talk.report.drops] == ["resume", "resume"]
+
+    @pytest.mark.parametrize("refused", [{"status": 503, "text": "busy"}, {"down": True}, {**DONE, "ends": "reset"}])
+    def test_a_status_that_cannot_be_had_is_asked_for_again_behind_a_resume(self, refused: dict[str, Any]) -> None:
+        _, log = self.play({}, NOTHING_NEW, NOTHING_NEW, status=[refused, DONE])
+        assert (log.outcome, log.proved, log.waits) == ("end", True, [1.0])
+        paths = [plan.path.removeprefix("/runs/r") for plan in log.requests]
+        assert paths == ["/stream", "/stream", "", "/stream", ""]
+
+    @pytest.mark.parametrize(("status", "proved"), [(DONE, True), (REFUSED, False), (UNKNOWN, False)])
+    def test_a_server_that_has_forgotten_the_stream(self, status: dict[str, Any], proved: bool) -> None:
+        for forgotten in ({"sse": ""}, {"sse": artificial.block(MARKS, "9", other=1)}, REFUSED):
+            _, log = self.play({}, forgotten, status=[status])
+            assert (log.outcome, log.proved, len(log.told), len(log.requests)) == ("end", proved, 4, 3)
+
+    def test_without_ids_nothing_but_the_status_confirms(self) -> None:
+        wire = "data: a\n\ndata: b\n\n"
+        for status, proved in ((DONE, True), (REFUSED, False)):
+            _, log = played(made_up(MARKS, {}, wire=wire, status=[status]))
+            assert (log.outcome, log.proved, len(log.requests)) == ("end", proved, 2)
+
+    def test_without_a_way_back_a_work_that_goes_on_is_lost(self) -> None:
+        talk, log = played(made_up(MARKS, {}, wire="data: a\n\n", status=[RUNNING]))
+        assert log.outcome == "CannotResume"
+        assert "although the work goes on" in str(log.error)
+        assert talk.report.drops[0].way == ""
+
+    def test_a_dialect_that_knows_no_status_of_this_answer(self) -> None:
+        class Nameless(artificial.Marks):
+            def poll(self, progress: Progress) -> RequestPlan | None:
+                return None
+
+        _, log = played(made_up(Nameless(), {}, {}, wire=RUN))
+        assert (log.outcome, log.proved, len(log.requests)) == ("end", True, 2)
+
+    def test_where_the_end_cannot_be_confirmed(self) -> None:
+        _, log = played(made_up(artificial.MarksUnkept(), {}, wire=RUN, status=[DONE]))
+        assert (log.outcome, log.proved, len(log.requests)) == ("end", True, 2)
+
+    def test_a_work_that_never_ends_is_given_up_in_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine, "MAX_POLL_SECONDS", 12.0)
+        talk = made_up(MARKS, {}, NOTHING_NEW, wire=RUN, status=[RUNNING]).converse(one_by_one=True)
+        log = play(talk, World(made_up(MARKS, {}, NOTHING_NEW, wire=RUN, status=[RUNNING])), 65536, slices=False)
+        assert log.outcome == "RetriesExhausted"
+        assert 12.0 < log.seconds < 20.0
+
+
+CUT: dict[str, Any] = {"cut": len(RUN) - 3, "ends": "reset"}
+
+
+class TestForgotten:
+    """Servers that take any cursor: what was asked for again must come."""
+
+    def test_it_comes(self) -> None:
+        case = made_up(MARKS, CUT, {}, NOTHING_NEW, wire=RUN, status=[DONE])
+        _, log = played(case)
+        assert (log.outcome, log.told) == ("end", case.whole)
+        assert [plan.header("last-event-id") for plan in log.requests] == [None, "1", "2", None]
+
+    @pytest.mark.parametrize("said", ["", artificial.block(MARKS, "8", x=1), artificial.block(MARKS, event="error")])
+    def test_it_does_not(self, said: str) -> None:
+        for dialect in (MARKS, artificial.MarksAlone()):
+            _, log = played(made_up(dialect, CUT, {"sse": said}, wire=RUN, status=[DONE]))
+            assert log.outcome == "ResumeExpired"
+            assert "runs are kept for two minutes" in str(log.error)
+            assert len(log.requests) == 2
+
+    def test_a_finished_answer_may_be_had_instead(self) -> None:
+        rest = {"json": {"state": "done", "missing": [artificial.block(MARKS, said=3)]}}
+        _, log = played(made_up(artificial.MarksKept(), CUT, {"sse": ""}, wire=RUN, status=[rest]))
+        assert (log.outcome, log.proved, log.told) == ("end", True, told(RUN.encode()))
+
+    def test_an_end_that_only_breaks_off_is_no_answer(self) -> None:
+        _, log = played(made_up(MARKS, CUT, {"sse": "", "ends": "reset"}, {}, {}, wire=RUN, status=[DONE]))
+        assert (log.outcome, len(log.told)) == ("end", 4)
+
+    @pytest.mark.parametrize(
+        "size",
+        [
+            7,
+            pytest.param(
+                65536, marks=pytest.mark.xfail(strict=True, reason="it goes back behind what is in the queue")
+            ),
+        ],
+    )
+    def test_what_one_connection_cannot_tell_the_next_one_can(self, size: int) -> None:
+        twice = artificial.block(MARKS, "4", said="ha")
+        wire = RUN + twice + twice
+        first = {"cut": len(RUN), "ends": "reset"}
+        case = made_up(MARKS, first, {}, {}, {}, wire=wire, status=[DONE])
+        talk, log = played(case, size)
+        assert (log.outcome, log.told, log.waits) == ("end", case.whole, [])
+        assert "told the last event twice" in talk.report.drops[1].reason
+
+    def test_a_log_that_has_lost_something(self) -> None:
+        first, back = {"cut": len(events(LOG, A, B)), "ends": "reset"}, {"sse": events(LOG, {"event_id": "a"})}
+        _, log = played(made_up(LOG, first, back, wire=events(LOG, A, B, END)))
+        assert (log.outcome, len(log.told)) == ("ResumeExpired", 2)
+        assert "it lost what it had" in str(log.error)
+
+
+class TestRest:
+    """A server that has told all that there is by now may end a connection."""
+
+    IDLE = events(CURSOR, {"event_id": "a", "idle": True})
+
+    @pytest.mark.parametrize("ends", ["eof", "reset", "silence"])
+    @pytest.mark.parametrize(("lasts", "failures"), [(6.0, 0), (1.0, 3)])
+    def test_its_end_is_no_failure(self, ends: str, lasts: float, failures: int) -> None:
+        idle = {"sse": self.IDLE, "lasts": lasts, "ends": ends}
+        _, log = played(made_up(CURSOR, idle, *[idle] * 10, {"sse": events(CURSOR, END)}))
+        assert log.outcome == ("RetriesExhausted" if failures else "end")
+        assert len(log.waits) == failures
+
+    def test_nor_is_it_where_it_goes_on(self) -> None:
+        idle = {"sse": self.IDLE + events(CURSOR, {"same": 1}), "lasts": 6.0}
+        _, log = played(made_up(CURSOR, idle, {"sse": events(CURSOR, {"same": 1}), "lasts": 6.0}))
+        assert (log.outcome, log.waits) == ("RetriesExhausted", [1.0, 2.0, 4.0])
+
+
+class TestLines:
+    """An object a line."""
+
+    @pytest.mark.parametrize("size", [1, 7, 65536])
+    def test_the_last_line_may_lack_its_line_feed(self, size: int) -> None:
+        wire = events(LINES, A, {"n": 1}, END)
+        talk, log = played(made_up(LINES, {}, wire=wire[:-1], get=False), size)
+        assert (log.outcome, log.proved, len(log.told)) == ("end", True, 3)
+        assert b"".join(log.slices) == wire[:-1].encode()
+        assert talk.checkpoint.offset == len(wire) - 1
+
+    @pytest.mark.parametrize(("ends", "events_told"), [("eof", 2), ("reset", 1)])
+    def test_only_at_a_clean_end(self, ends: str, events_told: int) -> None:
+        _, log = played(made_up(LINES, {"ends": ends}, wire=events(LINES, A, {"n": 1})[:-1], get=False))
+        assert (log.outcome, len(log.told)) == ("CannotResume", events_told)
+
+    def test_the_last_line_may_be_a_failure_that_passes(self) -> None:
+        first = {"ndjson": events(LINES, BUSY)[:-1]}
+        _, log = played(made_up(LINES, first, {"body": "whole"}, wire=events(LINES, A, END), get=False))
+        assert (log.outcome, log.waits, len(log.told)) == ("end", [5.0], 2)
+
+    def test_half_a_line_is_a_drop(self) -> None:
+        lines = artificial.CursorLines()
+        wire = events(lines, A, B, END)
+        _, log = played(made_up(lines, {"cut": len(wire) - 5}, {}, wire=wire))
+        assert (log.outcome, log.told) == ("end", told(wire.encode(), lines.framing))
+        assert [plan.query.get("last_event_id") for plan in log.requests] == [None, "b"]
+
+    def test_an_event_stream_is_no_answer_in_lines(self) -> None:
+        _, log = played(made_up(LINES, {"sse": WHOLE}, {}, get=False))
+        assert log.outcome == "surface"
+
+    def test_its_text_is_part_of_the_answer(self) -> None:
+        talk, _ = played(made_up(LINES, {}, wire=events(LINES, A, {"n": 1})[:-1], get=False))
+        assert talk.partial_text() == '{"event_id":"a"}{"n":1}'
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("dialect", [CURSOR, artificial.CursorLines(), LOG, MARKS], ids=lambda dialect: dialect.name)
+def test_head_and_tail_are_the_whole_in_every_dialect(dialect: Dialect, one_by_one: bool) -> None:
+    """A checkpoint taken anywhere, in another process: what stands behind the cursor comes again and is dropped."""
+    wire = RUN
+    if dialect is not MARKS:
+        wire = events(dialect, A, {"n": 1}, {"same": 1}, {"same": 1}, {"n": 2}, B, {"same": 1}, {"n": 3}, END)
+    case = made_up(dialect, {}, {}, wire=wire, status=[DONE])
+    for size, count in product((1, 7, 65536), range(1, len(case.whole))):
+        first = case.converse(one_by_one=one_by_one)
+        head = play(first, World(case), size, slices=not one_by_one, stop_after=count)
+        checkpoint = Checkpoint.from_json(first.checkpoint.to_json())
+        if not (checkpoint.cursor or checkpoint.last_event_id or dialect is LOG):
+            continue  # of a slice nothing counts yet
+        second = case.converse(one_by_one=one_by_one, checkpoint=checkpoint)
+        tail = play(second, World(case, body="rest"), size, slices=not one_by_one)
+        assert tail.outcome == "end"
+        assert head.told[: checkpoint.events] + tail.told == case.whole
+        assert second.checkpoint.events == len(case.whole)

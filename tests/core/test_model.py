@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable_llm.core.model import (
+    NOTHING,
     Checkpoint,
     Drop,
+    Position,
+    Reading,
     Report,
     RequestPlan,
     from_header,
@@ -90,6 +94,34 @@ class TestRequestPlan:
     def test_get_of_a_relative_url(self, location: str, expected: str) -> None:
         assert PLAN.get(location).url == expected
 
+    def test_with_body(self) -> None:
+        keyed = PLAN.with_headers(("Transfer-Encoding", "chunked"))
+        changed = keyed.with_body(b'{"a": 1}')
+        assert (changed.method, changed.url, changed.body) == (PLAN.method, PLAN.url, b'{"a": 1}')
+        assert changed.headers == (
+            ("Authorization", "Bearer x"),
+            ("Content-Type", "application/json"),
+            ("X-Trace", "1"),
+            ("Content-Length", "8"),
+        )
+        assert PLAN.body == b"{}"
+
+    def test_post_has_a_body_of_its_own(self) -> None:
+        keyed = PLAN.with_headers(("Idempotency-Key", "k"))
+        posted = keyed.post("/v1/runs/7/cancel", b"[]", "application/json")
+        assert (posted.method, posted.url, posted.body) == ("POST", "https://api.example/v1/runs/7/cancel", b"[]")
+        assert posted.headers == (
+            ("Authorization", "Bearer x"),
+            ("X-Trace", "1"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", "2"),
+        )
+
+    def test_post_of_nothing(self) -> None:
+        posted = PLAN.post("runs/7/cancel?wait=1")
+        assert (posted.url, posted.body) == ("https://api.example/v1/runs/7/cancel?wait=1", b"")
+        assert (posted.header("content-length"), posted.header("content-type")) == ("0", None)
+
     def test_get_replaces_fields_of_the_query(self) -> None:
         assert PLAN.get("/x?from=1&conv_id=a&from=2", **{"from": 9}).url == "https://api.example/x?conv_id=a&from=9"
 
@@ -117,6 +149,9 @@ CHECKPOINT = Checkpoint(
     last_event_id="é\u2028\n",
     sequence=12,
     offset=2**40,
+    cursor="\u20ac 1",
+    behind=3,
+    behind_checksum=2**32 - 2,
     events=13,
     checksum=2**32 - 1,
     first_id="0",
@@ -182,6 +217,9 @@ class TestCheckpoint:
             ("sequence", 1.5),
             ("sequence", True),
             ("offset", None),
+            ("cursor", None),
+            ("behind", "3"),
+            ("behind_checksum", 1.5),
             ("events", "3"),
             ("checksum", {}),
             ("first_id", 3),
@@ -228,6 +266,24 @@ class TestCheckpoint:
 )
 def test_without_credentials(url: str, expected: str) -> None:
     assert without_credentials(url) == expected
+
+
+class TestPosition:
+    def test_at_first(self) -> None:
+        assert Position() == ("", None, 0, "", 0)
+        assert Reading() == NOTHING == (None, None, False, None, False, None, False, None, False)
+
+    def test_a_checkpoint_has_all_of_it(self) -> None:
+        fields = {field.name: field.default for field in dataclasses.fields(Checkpoint)}
+        assert {name: fields[name] for name in Position._fields} == Position()._asdict()
+
+    def test_a_checkpoint_of_an_earlier_release(self) -> None:
+        """It knew of no cursors."""
+        found = json.loads(CHECKPOINT.to_json())
+        for name in ("cursor", "behind", "behind_checksum"):
+            del found[name]
+        read = Checkpoint.from_json(json.dumps(found))
+        assert (read.cursor, read.behind, read.behind_checksum) == ("", 0, 0)
 
 
 class TestReport:

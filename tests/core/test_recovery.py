@@ -69,6 +69,26 @@ class TestOrder:
         assert back(Full(own=True, poll=True), BY_ID, stream_gone=True) is Purpose.POLL
         assert back(Full(own=True), BY_ID, stream_gone=True) == f"the server no longer has it: {EventStream.keeps}"
 
+    def test_a_poll_that_only_confirms_is_no_way(self) -> None:
+        class Confirms(Full):
+            confirms_by_poll = True
+
+        dialect, delivered = Confirms(poll=True), replace(NOWHERE, delivered=True)
+        assert back(dialect, delivered) == EventStream.keeps
+        assert back(dialect, delivered, stream_gone=True) == f"the server no longer has it: {EventStream.keeps}"
+        assert back(dialect, BY_ID, prefer_poll=True) is Purpose.RESUME
+        assert back(dialect, NOWHERE) is Purpose.REPEAT
+
+    def test_ids_that_are_no_cursors(self) -> None:
+        class Ignores(Full):
+            honours_ids = False
+
+        assert back(Ignores(), BY_ID) == EventStream.keeps
+        assert back(Ignores(poll=True), BY_ID) is Purpose.POLL
+        assert back(Ignores(own=True), BY_ID) is Purpose.RESUME
+        assert back(Ignores(), replace(BY_ID, delivered=False)) is Purpose.REPEAT
+        assert by_last_event_id(Ignores(), replace(BY_ID, location="/v1/runs/7/stream")) == EventStream.keeps
+
     def test_no_way(self) -> None:
         assert back(Full(repeat=False), NOWHERE) == EventStream.keeps
         assert back(Full(), replace(NOWHERE, delivered=True)) == EventStream.keeps

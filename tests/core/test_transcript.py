@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resumable_llm.core.events import BOM, Fields
+from resumable_llm.core.framing import JSON_LINES
 from resumable_llm.core.transcript import Transcript
 
 
@@ -71,6 +72,33 @@ def test_one_part_beyond_the_bound() -> None:
     told = transcript(100)
     told.keep(block("x" * 200), 1)
     assert (told.events, told.whole, texts(told)) == (1, False, [])
+
+
+class TestLines:
+    """An object a line."""
+
+    def test_events_in_order_however_they_came(self) -> None:
+        told = Transcript(10**6, lambda: None, JSON_LINES)
+        told.keep(b'{"n":1}\n', 1)
+        told.fresh.append(b'{"n":2}\n{"n":3}\n')
+        told.keep(b'\n{"n":4}\r\n', 1)
+        assert [text for text in texts(told) if text is not None] == [f'{{"n":{n}}}' for n in (1, 2, 3, 4)]
+        assert (told.events, told.framing) == (4, JSON_LINES)
+
+    def test_one_that_lacks_its_line_feed(self) -> None:
+        told = Transcript(10**6, lambda: None, JSON_LINES)
+        told.keep(b'{"n":1}\n', 1)
+        told.keep(b'{"n":2}', 1)
+        assert texts(told) == ['{"n":1}', '{"n":2}']
+        assert [event.data for event in told.since(1)[1]] == ['{"n":2}']
+
+    @pytest.mark.xfail(strict=True, reason="the next line is read as part of it")
+    def test_one_that_lacks_its_line_feed_in_the_middle(self) -> None:
+        """The connection ended behind it, and the next one went on."""
+        told = Transcript(10**6, lambda: None, JSON_LINES)
+        told.keep(b'{"n":1}', 1)
+        told.keep(b'{"n":2}\n', 1)
+        assert texts(told) == ['{"n":1}', '{"n":2}']
 
 
 class TestSince:

@@ -51,6 +51,22 @@ def test_read(fields: Fields, terminal: bool, error: str | None) -> None:
     assert (reading.sequence, reading.handle) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        ({"type": "overloaded_error", "message": "Overloaded"}, True),
+        ({"type": "api_error"}, True),
+        ({"type": "rate_limit_error"}, True),
+        ({"type": "timeout_error"}, True),
+        ({"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}, False),
+        ({"type": "invalid_request_error"}, False),
+        ({"type": "billing_error"}, False),
+    ],
+)
+def test_which_failures_pass(error: dict[str, Any], transient: bool) -> None:
+    assert MESSAGES.read(event("error", error=error)).transient is transient
+
+
 def test_pings_are_signs_of_life_only() -> None:
     assert MESSAGES.read(event("ping")) == Reading(keepalive=True)
     assert MESSAGES.read(delta("text_delta", text="a")) == NOTHING

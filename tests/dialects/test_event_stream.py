@@ -87,7 +87,7 @@ class TestNamed:
         ],
     )
     def test_unknown(self, name: str) -> None:
-        with pytest.raises(ValueError, match="known: anthropic_messages, last_event_id"):
+        with pytest.raises(ValueError, match="known: anthropic_messages, azure_chat, cohere_chat, "):
             named(name)
 
 
@@ -104,7 +104,7 @@ class TestAnyServer:
     def test_knows_nothing_else(self) -> None:
         progress, transcript = Progress(GET), Transcript(10, lambda: None)
         dialect = ANY_EVENT_STREAM
-        assert (dialect.proves_end, dialect.detached, dialect.ordinary) == (False, False, None)
+        assert (dialect.proves_end, dialect.detached) == (False, False)
         assert dialect.answered_by(GET, {"server": "llama.cpp"}) is dialect
         assert dialect.handle(GET, {}) is None
         assert dialect.read(EVENT) == NOTHING

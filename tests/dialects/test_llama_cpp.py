@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.events import Fields, encode_event
 from resumable_llm.core.model import NOTHING, Position, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
@@ -72,8 +73,15 @@ class TestBehindAFormat:
         created = event('{"type":"response.created","sequence_number":0,"response":{"id":"r"}}', "response.created")
         assert responses.read(created) == NOTHING
         assert LLAMA.read(event("[DONE]")) == Reading(terminal=True)
-        assert LLAMA.read(event('{"error":{"code":500}}')) == Reading(terminal=True, error="500")
+        assert LLAMA.read(event('{"error":{"code":400}}')) == Reading(terminal=True, error="400")
         assert LLAMA.text(event('{"choices":[{"delta":{"content":"a"}}]}')) == "a"
+
+    @pytest.mark.parametrize("format", [CHAT, NATIVE], ids=lambda each: each.name)
+    def test_no_failure_passes(self, format: Dialect) -> None:
+        """What was said is kept: asked again, the server would say the same."""
+        failed = event('{"error":{"code":503,"message":"Please try again in 2s."}}')
+        assert format.read(failed) == Reading(terminal=True, error="503", transient=True, retry_after=2.0)
+        assert LlamaCpp(format).read(failed) == Reading(terminal=True, error="503")
 
     def test_ends_as_the_format(self) -> None:
         transcript = Transcript(1000, lambda: None)
@@ -104,7 +112,7 @@ class TestNative:
             (event('{"content":"a","stop":false}'), NOTHING),
             (event('{"content":"","stop":true}'), Reading(terminal=True)),
             (event('{"content":"\\"stop\\":true"}'), NOTHING),
-            (event('{"error":{"code":503,"message":"x"}}'), Reading(terminal=True, error="503")),
+            (event('{"error":{"code":503,"message":"x"}}'), Reading(terminal=True, error="503", transient=True)),
             (event("x", "error"), Reading(terminal=True, error="unnamed error")),
             (event(None), NOTHING),
         ],

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resumable_llm.core.events import Fields, encode_event
 from resumable_llm.core.model import NOTHING, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_chat import OpenAIChat
+from resumable_llm.dialects.openai_services import Service
 
 CHAT = OpenAIChat()
 
@@ -52,17 +57,56 @@ def event(data: str | None) -> Fields:
         ("not json", NOTHING),
         (
             '{"error": {"message": "secret prompt", "type": "server_error", "code": null}}',
-            Reading(terminal=True, error="server_error"),
+            Reading(terminal=True, error="server_error", transient=True),
         ),
-        (chunk(choice("", "error"), error={"code": 502, "message": "x"}), Reading(terminal=True, error="502")),
+        (
+            chunk(choice("", "error"), error={"code": 502, "message": "x"}),
+            Reading(terminal=True, error="502", transient=True),
+        ),
+        (
+            '{"error": {"code": 429, "message": "Please try again in 2s."}}',
+            Reading(terminal=True, error="429", transient=True, retry_after=2.0),
+        ),
+        ('{"error": {"code": 402, "message": "x"}}', Reading(terminal=True, error="402")),
+        ('{"object": "error", "message": "x", "code": 400}', Reading(terminal=True, error="400")),
+        (chunk(choice("", "error")), Reading(error="finish_reason error")),
+        (chunk(choice("", "abort")), Reading(error="finish_reason abort")),
+        (
+            chunk(choice("", "insufficient_system_resource")),
+            Reading(error="finish_reason insufficient_system_resource"),
+        ),
+        (chunk(choice("a"), choice("", "abort", index=1)), Reading(error="finish_reason abort")),
+        (chunk(choice("", "stop"), note="abort"), NOTHING),
+        (chunk({"index": 0, "finish_reason": ["error"]}), NOTHING),
         ('{"error": "x"}', Reading(terminal=True, error="unnamed error")),
         ('{"error": null, "choices": []}', NOTHING),
         (chunk(choice('he said "error"')), NOTHING),
         (chunk(choice("a", x_groq={"error": "y"})), NOTHING),
+        (chunk(choice("a"), x_groq={"error": "y"}), Reading(terminal=True, error="unnamed error")),
+        (chunk(choice("a"), x_groq={"error": None}), NOTHING),
+        (chunk(choice("a"), x_groq="error"), NOTHING),
     ],
 )
 def test_read(data: str | None, reading: Reading) -> None:
     assert CHAT.read(event(data)) == reading
+
+
+@pytest.mark.parametrize(
+    ("data", "reading"),
+    [
+        (
+            '{"error": {"type": "internal_server_error"}}',
+            Reading(terminal=True, error="internal_server_error", transient=True),
+        ),
+        ('{"code": "tool_use_failed"}', Reading(terminal=True, error="tool_use_failed")),
+        ("not json", Reading(terminal=True, error="unnamed error")),
+        (None, Reading(terminal=True, error="unnamed error")),
+        ("[DONE]", Reading(terminal=True)),
+    ],
+)
+def test_read_an_event_named_error(data: str | None, reading: Reading) -> None:
+    """Groq's way to tell it."""
+    assert CHAT.read(Fields("error", data, None, None)) == reading
 
 
 @pytest.mark.parametrize(
@@ -72,6 +116,10 @@ def test_read(data: str | None, reading: Reading) -> None:
         ({}, [chunk(choice("a"))], False),
         ({}, [chunk(choice("a")), chunk(choice(finish="stop"))], True),
         ({}, [chunk(choice("a", "tool_calls"))], True),
+        ({}, [chunk(choice("a")), chunk(choice("", "error"))], False),
+        ({}, [chunk(choice("a", "abort"))], False),
+        ({}, [chunk(choice("a", "insufficient_system_resource"))], False),
+        ({}, [chunk(choice("a", ["error"]))], True),  # type: ignore[arg-type]
         ({}, [chunk(choice("a")), chunk(choice(finish="stop")), chunk(usage={})], True),
         ({}, [chunk(choice("a")), "[DONE]"], False),
         ({"n": 2}, [chunk(choice("a", "stop"))], False),
@@ -103,6 +151,9 @@ def test_ended_of_a_body_that_is_not_at_hand() -> None:
         (chunk({"delta": {"content": "no index"}}), "no index"),
         (chunk({"index": 0, "delta": None}), ""),
         (chunk(), ""),
+        (chunk(choice([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])), "ab"),  # type: ignore[arg-type]
+        (chunk(choice([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}])), ""),  # type: ignore[arg-type]
+        (chunk(choice(["a", {"type": "text"}, {"type": "text", "text": None}])), ""),  # type: ignore[arg-type]
         ("[DONE]", ""),
         (None, ""),
     ],
@@ -158,9 +209,32 @@ class TestOrdinary:
     def test_what_does_not(self, stream: bytes) -> None:
         assert not CHAT.ordinary.fullmatch(stream)
 
+    @settings(max_examples=100, deadline=None, derandomize=True)
+    @given(
+        st.text(max_size=40)
+        | st.sampled_from(['"error"', '{"error": {"code": 1}}', "data: [DONE]", "\n\ndata: [DONE]"])
+    )
+    def test_a_text_that_quotes_such_words_is_text(self, text: str) -> None:
+        """Read or passed unread, it comes to the same."""
+        for data in (chunk(choice(text)), json.dumps(json.loads(chunk(choice(text))), ensure_ascii=False)):
+            assert CHAT.read(event(data)) == NOTHING
+            assert CHAT.text(event(data)) == text
+
     def test_an_error_behind_other_fields(self) -> None:
         assert not CHAT.ordinary.fullmatch(encode_event(chunk(error={"code": 502})))
         assert not CHAT.ordinary.fullmatch(encode_event(chunk(choice("", "error"), error={"code": 502})))
+
+
+def test_a_services_own() -> None:
+    service = Service("x", "X", ("x.example",), "it stops", handle="x-id", sources=("somewhere",))
+    dialect = OpenAIChat(service)
+    assert (dialect.name, dialect.facts.systems, dialect.facts.closing) == ("x_chat", "X", "it stops")
+    assert dialect.ordinary is CHAT.ordinary
+    assert OpenAIChat(replace(service, ordinary=re.compile(b"x"))).ordinary.pattern == b"x"
+    assert dialect.recognises(asked())
+    assert not dialect.recognises(replace(asked(), url="https://y.example/v1/chat/completions"))
+    assert dialect.handle(asked(), {"x-id": "7"}) == "7"
+    assert dialect.handle(asked(), {}) is None
 
 
 def test_prepare_names_the_conversation_too() -> None:
@@ -180,3 +254,5 @@ def test_nothing_is_kept() -> None:
     progress = Progress(asked(), delivered=True)
     assert CHAT.resume(progress) is CHAT.poll(progress) is CHAT.cancel(progress) is None
     assert CHAT.proves_end
+    assert CHAT.handle(asked(), {"x-generation-id": "gen-1"}) is None
+    assert CHAT.facts.sources

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
+from resumable_llm.core.actions import Deliver, Notify
 from resumable_llm.core.dialect import Finished, StillRunning, Unusable
+from resumable_llm.core.errors import UpgradeRefused
 from resumable_llm.core.events import Fields, encode_event
-from resumable_llm.core.model import Position, Progress, Reading, RequestPlan
+from resumable_llm.core.machine import Conversation, State
+from resumable_llm.core.model import Limits, Position, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_responses import OpenAIResponses
+from tests.conversation import patient
 
 RESPONSES = OpenAIResponses()
 URL = "https://api.openai.com/v1/responses"
@@ -59,15 +63,24 @@ class TestRead:
                 Reading(3, None, True, "server_error"),
             ),
             (event("response.failed", response={"id": "r"}), Reading(3, None, True, "unnamed error")),
-            (event("error", code="rate_limit_exceeded", message="x"), Reading(3, None, True, "rate_limit_exceeded")),
-            (event("error", error={"code": "c"}), Reading(3, None, True, "c")),
-            (event("x", error={"type": "t"}), Reading(3, None, True, "t")),
+            (
+                event("error", code="rate_limit_exceeded", message="Please try again in 2s."),
+                Reading(3, error="rate_limit_exceeded", transient=True, retry_after=2.0),
+            ),
+            (event("error", code="invalid_prompt", message="x"), Reading(3, error="invalid_prompt")),
+            (event("error", error={"code": "c"}), Reading(3, error="c")),
+            (event("x", error={"type": "t"}), Reading(3, error="t")),
+            (event("keepalive"), Reading(3, keepalive=True)),
+            (event("keepalive", name=None), Reading(3, keepalive=True)),
             (event("response.completed", name=None, response={}), Reading(3, terminal=True)),
             (event("response.output_text.delta", None, delta="a"), Reading()),
             (event("response.output_text.delta", True, delta="a"), Reading()),
             (event("response.output_text.delta", "3", delta="a"), Reading()),
-            (Fields(None, "[DONE]", None, None), Reading()),
-            (Fields("error", "not json", None, None), Reading(None, None, True, "unnamed error")),
+            (
+                Fields(None, "[DONE]", None, None),
+                Reading(terminal=True, error="[DONE] without a final event", transient=True),
+            ),
+            (Fields("error", "not json", None, None), Reading(error="unnamed error")),
             (Fields(None, None, None, None), Reading()),
         ],
     )
@@ -104,6 +117,7 @@ class TestWaysBack:
         [
             Progress(FOREGROUND, KNOWN, "resp_1"),
             Progress(BACKGROUND, Position(), "resp_1"),
+            Progress(BACKGROUND, KNOWN),
         ],
     )
     def test_no_resume(self, progress: Progress) -> None:
@@ -113,6 +127,20 @@ class TestWaysBack:
         plan = RESPONSES.resume(Progress(RETRIEVE, KNOWN, "resp_1"))
         assert plan is not None
         assert plan.url == f"{URL}/resp_1?api-version=preview&stream=true&starting_after=7"
+
+    def test_resume_under_events(self) -> None:
+        """As fastresponses has it; polls and cancels go the usual way."""
+        request = RequestPlan("GET", f"{URL}/resp_1/events?starting_after=-1&x=y")
+        assert RESPONSES.recognises(request)
+        assert RESPONSES.handle(request, {}) == "resp_1"
+        progress = Progress(request, KNOWN, "resp_1")
+        resumed, polled, cancelled = RESPONSES.resume(progress), RESPONSES.poll(progress), RESPONSES.cancel(progress)
+        assert resumed is not None
+        assert polled is not None
+        assert cancelled is not None
+        assert resumed.url == f"{URL}/resp_1/events?x=y&starting_after=7"
+        assert polled.url == f"{URL}/resp_1?x=y"
+        assert cancelled.url == f"{URL}/resp_1/cancel?x=y"
 
     def test_resume_on_azure_keeps_the_version(self) -> None:
         request = RequestPlan(
@@ -246,6 +274,10 @@ def test_recognises() -> None:
     assert RESPONSES.recognises(BACKGROUND)
     assert RESPONSES.recognises(RETRIEVE)
     assert not RESPONSES.recognises(RequestPlan("GET", f"{URL}/resp_1"))
+    assert RESPONSES.recognises(RequestPlan("GET", f"{URL}/resp_1/events"))
+    assert not RESPONSES.recognises(RequestPlan("POST", f"{URL}/resp_1/events", (), b'{"stream":true}'))
+    assert not RESPONSES.recognises(RequestPlan("GET", "https://x.example/v1/runs/r/events"))
+    assert not RESPONSES.recognises(RequestPlan("GET", f"{URL}/resp_1/events/stream"))
 
 
 def test_prepare() -> None:
@@ -260,3 +292,94 @@ def test_answered_by_and_handle() -> None:
     assert isinstance(RESPONSES.answered_by(prepared, {"server": "llama.cpp"}), LlamaCpp)
     assert RESPONSES.handle(BACKGROUND, {}) is None
     assert RESPONSES.handle(RETRIEVE, {}) == "resp_1"
+
+
+@pytest.mark.parametrize(
+    ("events", "ended"),
+    [
+        ([], False),
+        ([event("response.output_text.delta", delta="error")], False),
+        ([event("error", code="invalid_prompt")], True),
+        ([event("error", code="invalid_prompt"), event("keepalive", 4)], True),
+    ],
+)
+def test_ended(events: list[Fields], ended: bool) -> None:
+    assert RESPONSES.ended(FOREGROUND, told(*events)) is ended
+
+
+def asked(**body: Any) -> RequestPlan:
+    headers = (("content-length", "7"), ("content-type", "application/json"))
+    return RequestPlan(
+        "POST", URL, headers, json.dumps({"model": "m", "input": "naïve", "stream": True, **body}).encode()
+    )
+
+
+class TestUpgrade:
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {},
+            {"store": True},
+            {"store": None, "background": None},
+            {"background_options": None},
+            {"background_options": {"completion_window": "soonest"}},
+            {"stream_options": {"include_obfuscation": False}},
+        ],
+    )
+    def test_background_and_store(self, more: dict[str, Any]) -> None:
+        request = asked(**more)
+        upgraded = RESPONSES.upgrade(request)
+        assert json.loads(upgraded.body or b"") == {
+            **json.loads(request.body or b""),
+            "background": True,
+            "store": True,
+        }
+        assert upgraded.header("content-length") == str(len(upgraded.body or b""))
+        assert upgraded.header("content-type") == "application/json"
+        assert RESPONSES.recognises(upgraded)
+        assert not RESPONSES.may_repeat(Progress(upgraded))
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            asked(background=True),
+            asked(background=True, store=False),  # the server knows whether it can
+            RETRIEVE,
+            RequestPlan("GET", f"{URL}/resp_1/events"),
+            RequestPlan("POST", URL, (), None),
+            RequestPlan("POST", URL, (), b'not json, "stream": true'),
+            RequestPlan("POST", URL, (), b'["stream", {"stream": true}]'),
+        ],
+    )
+    def test_nothing_to_add(self, request_: RequestPlan) -> None:
+        assert RESPONSES.upgrade(request_) is request_
+
+    @pytest.mark.parametrize(
+        ("more", "why"),
+        [
+            ({"background": False}, "background: false"),
+            ({"store": False}, "store: false"),
+            ({"background_options": {"completion_window": "2h"}}, "2h"),
+        ],
+    )
+    def test_what_it_would_contradict(self, more: dict[str, Any], why: str) -> None:
+        with pytest.raises(UpgradeRefused, match=why):
+            RESPONSES.upgrade(asked(**more))
+
+    def test_its_costs_are_told(self) -> None:
+        for cost in ("kept", "later", "no longer cancels", "Azure"):
+            assert cost in RESPONSES.facts.upgrade
+
+
+@pytest.mark.xfail(strict=True, reason="what a failure that was handed on says takes the place of what was said before")
+def test_what_failed_first_is_what_is_told() -> None:
+    """vLLM says [DONE] behind an error."""
+    talk = Conversation(RESPONSES.prepare(FOREGROUND, "k"), RESPONSES, patient, Limits())
+    talk.start(0.0)
+    talk.receive_response(200, {"content-type": "text/event-stream"}, 0.0)
+    failed = event("error", 0, code="invalid_prompt")
+    talk.receive_data(encode_event(failed.data or "", event="error") + encode_event("[DONE]"), 0.0)
+    while isinstance(talk.next_action(), Deliver | Notify):
+        pass
+    assert talk.state is State.ENDED
+    assert talk.upstream_error == "invalid_prompt"

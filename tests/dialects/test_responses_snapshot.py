@@ -242,3 +242,18 @@ def test_a_part_that_is_done_is_the_whole_of_it() -> None:
     delta = {"type": "response.output_text.delta", **place, "delta": "Hello"}
     assert missing_events(RESPONSE, told([delta]), 1) is not None
     assert missing_events(RESPONSE, told([delta, {"type": "response.output_text.done", **place}]), 1) is None
+
+
+def test_a_failed_response_may_have_forgotten_what_it_said() -> None:
+    """vLLM keeps no output of those: what was delivered stays, and the failure is told."""
+    failed = {**RESPONSE, "status": "failed", "output": [], "error": {"code": "server_error", "message": "x"}}
+    transcript = Transcript(10**6, lambda: None)
+    for number, payload in enumerate(stream()[:8]):
+        transcript.keep(encode_event(json.dumps({**payload, "sequence_number": number}), event=payload["type"]), 1)
+    (block,) = missing_events(failed, transcript, 7) or []
+    assert json.loads(parse_block(block).data or "") == {
+        "type": "response.failed",
+        "response": failed,
+        "sequence_number": 8,
+    }
+    assert missing_events({**failed, "status": "incomplete"}, transcript, 7) is None

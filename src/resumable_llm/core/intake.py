@@ -70,12 +70,15 @@ class Intake:
         self._max_event_bytes = max_event_bytes
         self.error_held: tuple[Reading, bytes] | None = None
         """A failure that may pass, kept from the caller until it is known that it does not."""
+        self.error_came = False
+        """The last bytes held that failure."""
         self.resting = False
         """The server has told all that there is by now."""
         self.must_repeat = False
         """The last event has been asked for again and has not come."""
         self._splitter = dialect.framing.splitter(max_event_bytes)
         self._takes_errors = False
+        self._behind_error: Sequence[bytes] = ()
         self._seam: Seam | None = None
         self._at_start = True
         self._cursor = start.cursor
@@ -112,20 +115,28 @@ class Intake:
             self.must_repeat = self.dialect.repeats_last and self._behind > 0
             self._seam = self.ledger.seam() if self.dialect.repeats_last else None
 
+    def begin_missing(self) -> None:
+        """What comes now is what a poll has found to be missing: it repeats nothing, and no failure in it passes."""
+        self.begin(resumed=True)
+        self._due, self._seam, self.must_repeat = [], None, False
+        self.ledger.replaying = False
+        self._takes_errors = True
+
     def settle(self) -> None:
         """See whether the next bytes may pass plainly: half an event must wait for its other half."""
         self.plain = not (self.terminal or self._splitter.pending) and self._may_skim
-        self._in_runs = not (self.one_by_one or self._is_placed or self._sequence_key is not None)
+        self._in_runs = not (self.one_by_one or self.is_placed or self._sequence_key is not None)
 
     @property
-    def _is_placed(self) -> bool:
+    def is_placed(self) -> bool:
         """Whether ids or cursors are about, so that events behind the last of them have to be counted."""
         return self.numbered or bool(self._cursor) or self.dialect.is_log
 
     @property
     def _may_skim(self) -> bool:
         """Whether ordinary events need not be read: the first ones of a resumed stream must."""
-        return self.dialect.ordinary is not None and not self.ledger.replaying and not self._due
+        ordinary = self.dialect.ordinary is not None and not self.dialect.repeats_last
+        return ordinary and not self.ledger.replaying and not self._due
 
     def pass_plain(self, chunk: bytes) -> bool:
         """Take a chunk that passes as it is. The hot path.
@@ -147,7 +158,7 @@ class Intake:
     def _skim(self, data: bytes) -> bool:
         """Whether these are ordinary events, which only have to be counted: then they are."""
         start, last_event_id = 0, None
-        if self.one_by_one or self._is_placed or self._sequence_key is not None:  # then one at a time
+        if self.one_by_one or self.is_placed or self._sequence_key is not None:  # then one at a time
             if data.find(self._boundary) != len(data) - len(self._boundary):
                 return False
             if self.numbered:
@@ -161,8 +172,9 @@ class Intake:
         if last_event_id is not None:
             self.last_event_id = last_event_id.decode("utf-8", "replace")
             self._behind = 0
-        elif self._is_placed:
+        elif self.is_placed:
             self._behind += 1
+            self.resting = False
         return True
 
     @property
@@ -193,11 +205,22 @@ class Intake:
         return self._splitter.rest()
 
     def release_error(self, before: Position) -> list[Deliver]:
-        """What is new now that the failure that was held back has turned out to stay; see `judge`."""
+        """Give out the failure that was held back, for it has turned out to stay; and what came behind it.
+
+        Args:
+            before: The place that the caller has reached.
+        """
         assert self.error_held is not None
-        _, block = self.error_held
-        self.error_held, self._takes_errors = None, True
-        return self.judge([block], before)
+        reading, block = self.error_held
+        self.error_held, self.error_came, self._takes_errors = None, False, True
+        self._count(block)
+        self._take_id(self.dialect.framing.parse(block))
+        if reading.sequence is not None:
+            self.counter.judge(reading.sequence)
+        self.terminal, self.upstream_error = reading.terminal, self.upstream_error or reading.error
+        found = [_new(Deliver, (block, 1, self.head))]
+        behind, self._behind_error = self._behind_error, ()
+        return found if self.terminal else found + self.judge(behind, before)
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
         """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
@@ -213,20 +236,20 @@ class Intake:
         if len(whole) > self._splitter.max_bytes or self.one_by_one or not self._may_skim or 13 in whole:
             return self.judge(self._splitter.split(whole), before)
         if whole and self._skim(whole):
-            self._at_start, self.saw_data = False, True
+            self._at_start, self.saw_data, self.error_came, self.error_held = False, True, False, None
             self._count(whole)
             return [Deliver(whole, whole.count(self._boundary), self.head)]
         return self.judge(self._splitter.split(whole), before)
 
     def judge(self, blocks: Sequence[bytes], before: Position) -> list[Deliver]:
         """The same for blocks."""
-        self.saw_data = False
+        self.saw_data = self.error_came = False
         skim = self._may_skim
         found: list[Deliver] = []
         behind = False  # something without an event came behind the last event, and counts with it
-        for block in blocks:
+        for number, block in enumerate(blocks):
             if skim and 13 not in block and self._skim(block):
-                self._at_start, self.saw_data = False, True
+                self._at_start, self.saw_data, self.error_held = False, True, None
                 self._count(block)
                 events: int | None = 1
             else:
@@ -237,7 +260,9 @@ class Intake:
                     # With ids about, a stray blank line is another of the things that some decoders make an event of.
                     block = block.strip(b"\r\n") + b"\n\n"
                 found.append(_new(Deliver, (block, events, self.head if self.one_by_one else before)))
-            if self.terminal or self.objection or self.error_held:
+            if self.error_came:
+                self._behind_error = blocks[number + 1 :]
+            if self.terminal or self.objection or self.error_came:
                 break
         if not found or (self.one_by_one and not behind):
             return found
@@ -257,7 +282,7 @@ class Intake:
         has_event = data is not None or event is not None
         reading = self.dialect.read(fields) if has_event else NOTHING
         if reading.transient and not self._takes_errors:
-            self.error_held = reading, block
+            self.error_held, self.error_came = (reading, block), True
             return None
         if has_event or self.dialect.counts(block):
             if self._due:
@@ -270,7 +295,6 @@ class Intake:
 
     def _count(self, blocks: bytes) -> None:
         self._read += len(blocks)
-        self.error_held = None  # that there is more says that it has passed
         self._last_blocks, self._plain_before = blocks, self._transcript.plain_size
 
     def _expect_again(self, block: bytes) -> None:
@@ -301,6 +325,7 @@ class Intake:
             self.objection = verdict, why
         if verdict is not Verdict.NEW:
             return False
+        self.error_held = None  # that there is more says that it has passed
         self.handle = self.handle or reading.handle
         self._take_id(fields)
         if reading.cursor is not None:
@@ -326,9 +351,11 @@ class Intake:
         if reading.sequence is not None:
             last = self.counter.last
             verdict = self.counter.judge(reading.sequence)
+            if verdict is Verdict.NEW:
+                self.ledger.replaying = False
             return verdict, f"event {reading.sequence} came after event {last}: what was between them is lost"
-        if self.ledger.replaying and (fields.id or reading.cursor or self._is_placed):
-            verdict = self.ledger.judge(fields, self.last_event_id)
+        if self.ledger.replaying and (fields.id or reading.cursor or self.is_placed):
+            verdict = self.ledger.judge(fields, self.last_event_id, opens=reading.handle is not None)
             if verdict is not Verdict.NEW:
                 return verdict, "the server started over with another answer under the ids of this one"
         if self._seam is not None and fields.id and not self.must_repeat:

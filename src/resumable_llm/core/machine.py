@@ -39,6 +39,7 @@ file, and every change of state is in `TRANSITIONS`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from math import inf
@@ -183,9 +184,8 @@ class Conversation:
         self._last_data_at = 0.0
         self._answered = False
         self._stream_gone = False
-        self._passing_at = 0.0
         self._end_is_confirmed = False  # by the server's having nothing more, before the state of the work was asked
-        self._passing = False  # the server has reported a failure that may pass, behind all that was delivered
+        self._then: Callable[[], None] | None = None  # to be done when all that is new has been given out
         self._began_at = 0.0  # the connection's body
         self._broken = False  # since the last event: the answer did not end but broke off
         self._torn = False  # and in the middle of an event
@@ -210,6 +210,9 @@ class Conversation:
         self._status, self._headers = status, headers
         self._body.clear()
         starting = self._purpose in (Purpose.FIRST, Purpose.REPEAT)
+        if starting:
+            self._intake.take_dialect(self.dialect.answered_by(self._request, headers))
+            self.transcript.framing = self.dialect.framing
         streams = self.dialect.framing.announced_by(headers.get("content-type", ""))
         if status in (200, 201) and streams and self._purpose not in _POLLS:
             self._begin_stream(starting, now)
@@ -246,7 +249,7 @@ class Conversation:
         if passed:  # when exactly is not known, for a plain chunk asks no clock: some time since the last that did not
             self._last_data_at = now
         self._take(Input.DATA, found, now)
-        if self.state is not State.STREAMING or self._passing:
+        if self.state is not State.STREAMING or self._then is not None:
             return
         if self._account.news and self._deadline_at == inf:
             intake.settle()
@@ -267,12 +270,12 @@ class Conversation:
         rest = self._intake.rest()
         if rest:
             self._take(Input.EOF, self._intake.judge([rest], self._outbox.position), now)
-            self._outbox.settle()
-        if self.state is not State.STREAMING or self._passing:
+            if self.state is State.STREAMING and self._then is None:
+                self._then = lambda: self.receive_eof(now)
             return
-        if self._is_over:
+        if self._is_over or self._has_been_told_all:
             self._end(Input.EOF, proved=True)
-        elif self._intake.must_repeat:
+        elif self._intake.must_repeat and not self._intake.is_torn:
             self._object(Input.EOF, Verdict.GONE, "the server has nothing of this answer any more", now)
         elif self.dialect.proves_end:
             self._excuse_rest(now)
@@ -281,9 +284,11 @@ class Conversation:
             self._drop(Input.EOF, Failure("the connection ended inside an event"), now)
         elif self._broken and not self._account.news and not self.dialect.confirms_by_poll:
             self._drop(Input.EOF, Failure("the server had nothing more, although the answer had broken off"), now)
-        elif not self._intake.numbered:
+        elif not self._intake.numbered and self.dialect.resume(self.progress) is None:
             self._end_or_ask(Input.EOF, now, proved=False)
-        elif not self._account.news and (self._purpose is Purpose.CONFIRM or self.dialect.confirms_by_poll):
+        elif not self._account.news and (
+            self._purpose is Purpose.CONFIRM or (self._purpose is Purpose.RESUME and self.dialect.confirms_by_poll)
+        ):
             self._end_or_ask(Input.EOF, now, proved=True)
         else:
             self._confirm(now)
@@ -308,9 +313,9 @@ class Conversation:
         action = self._outbox.take()
         if action is not None:
             return action
-        if self._passing:
-            self._passing = False
-            self._let_pass()
+        if self._then is not None:
+            then, self._then = self._then, None
+            then()
             return self.next_action()
         if self._failing is not None:
             return self._make_error(*self._failing)
@@ -350,7 +355,7 @@ class Conversation:
     def checkpoint(self) -> Checkpoint:
         """Where the caller stands; never beyond what the caller has."""
         position, in_hand = self._outbox.where(self._intake.head)
-        if self._intake.numbered or position.behind:
+        if self._intake.is_placed:
             self._catch_up()
         return Checkpoint(
             dialect=self.dialect.name,
@@ -418,7 +423,6 @@ class Conversation:
         self._answered = True
         self._location = self._headers.get("location") or self._location
         if starting:
-            self._intake.take_dialect(self.dialect.answered_by(self._request, self._headers))
             self._intake.handle = self.dialect.handle(self._request, self._headers)
         self._intake.begin(resumed=not starting)
 
@@ -434,22 +438,27 @@ class Conversation:
                 self._broken = self._torn = False
                 self._running_since = None
         if intake.objection is not None:
-            self._object(event, *intake.objection, now)
-        elif intake.error_held is not None:
-            self._passing, self._passing_at = True, now  # what came before it is delivered first
+            verdict, why = intake.objection
+            if verdict in (Verdict.UNCLEAR, Verdict.GONE):
+                self._then = lambda: self._object(Input.DATA, verdict, why, now)
+            else:
+                self._object(event, verdict, why, now)
+        elif intake.error_came:
+            self._then = lambda: self._let_pass(now)
         elif intake.terminal:
             self._end(event, proved=True)
 
-    def _let_pass(self) -> None:
+    def _let_pass(self, now: float) -> None:
         """Try again after a failure that the server reported in the stream, if that costs nothing."""
         assert self._intake.error_held is not None
         reading, _ = self._intake.error_held
         way = self._way_back()
         if isinstance(way, str) or way[0] not in (Purpose.REPEAT, Purpose.RESUME):
-            self._surface_error(Input.DATA)
+            # Nothing can be done about it: the caller gets what the server says, and what it says behind it.
+            self._take(Input.DATA, self._intake.release_error(self._outbox.position), now)
         else:
             failure = Failure(f"the server reported in the stream: {reading.error}", floor=reading.retry_after)
-            self._drop(Input.DATA, failure, self._passing_at)
+            self._drop(Input.DATA, failure, now)
 
     def _surface_error(self, event: Input) -> None:
         """The failure does not pass: the caller gets what the server said."""
@@ -463,10 +472,10 @@ class Conversation:
             return
         if verdict is Verdict.GONE:
             self._intake.objection = None
+            self._stream_gone = True
             if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
                 self._end_or_ask(event, now, proved=False)
                 return
-            self._stream_gone = True
             self._drop(event, Failure(why), now)
             return
         error = errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged
@@ -483,6 +492,12 @@ class Conversation:
     @property
     def _delivered(self) -> bool:
         return self._account.events > 0
+
+    @property
+    def _has_been_told_all(self) -> bool:
+        """The answer is complete, and the server, asked for the rest, has ended a stream of nothing."""
+        asked = self._purpose is Purpose.RESUME and not self._account.news
+        return asked and self.dialect.ended(self._request, self.transcript)
 
     @property
     def _is_over(self) -> bool:
@@ -583,7 +598,7 @@ class Conversation:
         plan = self.dialect.resume(self.progress) or by_last_event_id(self.dialect, self.progress)
         self._account.news = False
         if isinstance(plan, str):
-            self._end(Input.EOF, proved=False)
+            self._end_or_ask(Input.EOF, now, proved=False)
         else:
             self._wait_and_send(
                 Input.EOF, (Purpose.CONFIRM, plan), min(self._intake.retry_floor or 0.0, MAX_CONFIRM_WAIT), now
@@ -665,6 +680,7 @@ class Conversation:
         elif self._purpose is not Purpose.REPEAT and (status in _EXPIRED or self.dialect.gone(status, body)):
             expired = Failure(f"the server answered {status} when asked for the rest")
             if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
+                self._stream_gone = True
                 self._end_or_ask(event, now, proved=False)
             elif self._purpose is Purpose.POLL or not polls:
                 self._fail(event, errors.ResumeExpired, f"{expired.reason}: {self.dialect.keeps}")
@@ -710,11 +726,11 @@ class Conversation:
 
     def _take_finished(self, event: Input, result: Finished, now: float) -> None:
         self._move(event, State.STREAMING)
-        self._intake.begin(resumed=True)
-        self._intake.must_repeat = False  # these are the missing events and nothing else
+        self._intake.begin_missing()
         self._take(Input.DATA, self._intake.judge(result.blocks, self._outbox.position), now)
         if self.state is State.STREAMING:
-            self._end(Input.DATA, proved=True)
+            # That the work is done does not prove that all of it has come, if the server has forgotten the stream.
+            self._end(Input.DATA, proved=self._purpose is Purpose.POLL or not self._stream_gone)
 
     # Housekeeping
 

@@ -166,7 +166,9 @@ class Ledger:
         self.replaying = True
         self._retold = None
         self._repeats = False
-        self._places = {pair: place for place, pair in enumerate(zip(self._ids, self._contents, strict=True))}
+        self._places = {}
+        for place, pair in enumerate(zip(self._ids, self._contents, strict=True)):
+            self._places.setdefault(pair, place)
         self._seen_ids = set(self._ids)
         self._expected = max(len(self._ids) - behind, 0)
         self._forgotten = min(max(behind - len(self._ids), 0), self._inherited[0])
@@ -177,21 +179,23 @@ class Ledger:
         """What judges the events behind the replay that has just been begun."""
         return Seam(self._seen_ids)
 
-    def judge(self, event: Fields, cursor: str) -> Verdict:
+    def judge(self, event: Fields, cursor: str, *, opens: bool = False) -> Verdict:
         """Judge the next event of a stream that may be repeating.
 
         Args:
             event: The event.
             cursor: SSE id of the last event delivered.
+            opens: It is of the kind that begins an answer.
         """
         name = self._identify(event)
         identity, content = _fingerprint(event, name)
-        if self._is_forgotten(event, name, cursor):
+        retold = self._is_retold(event, cursor, opens=opens)
+        if not retold and self._is_forgotten(name, cursor):
             return self._judge_forgotten(content)
         if self._is_due(identity, content):
             return Verdict.SEEN
-        verdict = self._judge_out_of_turn(identity, content)
-        if verdict is Verdict.NEW and self._is_retold(event, cursor):
+        verdict = self._judge_out_of_turn(identity, content, strict=self._strict and not retold)
+        if verdict is Verdict.NEW and retold:
             verdict = self._judge_retold(content)
         elif verdict is Verdict.NEW and event.id and event.id == cursor and self._before[0] and not self._repeats:
             verdict = Verdict.SEEN  # the server begins with the event that was named, which an earlier process had
@@ -200,20 +204,29 @@ class Ledger:
             self._places, self._seen_ids = {}, set()
         return verdict
 
-    def _judge_out_of_turn(self, identity: int, content: int) -> Verdict:
+    def _judge_out_of_turn(self, identity: int, content: int, *, strict: bool) -> Verdict:
         """An event that is not the one due: the server does not go on from where it was asked to, or it is new."""
         # Once the last event has come again, all that follows is new: some servers give several events one id, and
         # events can be alike.
         if identity and not (self._repeats and self._expected == len(self._ids)):
-            if (identity, content) in self._places:
-                self._expected = self._places[identity, content] + 1
-                self._repeats = True
+            place = self._place_of((identity, content))
+            if place is not None:
+                self._expected, self._repeats = place + 1, True
                 return Verdict.SEEN
             if identity in self._seen_ids:
                 return Verdict.OTHER
-        if self._strict and (self._forgotten or self._expected < len(self._ids)):
+        if strict and (self._forgotten or self._expected < len(self._ids)):
             return self._judge_from_the_start(identity, content)
         return Verdict.NEW
+
+    def _place_of(self, pair: tuple[int, int]) -> int | None:
+        """Where an event was delivered: at the first place from the one that is due on, or else at the first of all."""
+        first = self._places.get(pair)
+        if first is not None and first < self._expected:
+            for place in range(self._expected, len(self._ids)):
+                if (self._ids[place], self._contents[place]) == pair:
+                    return place
+        return first
 
     def _is_due(self, identity: int, content: int) -> bool:
         """Whether this very event comes again, if the server goes on from where it was asked to."""
@@ -224,9 +237,9 @@ class Ledger:
         self._repeats = True
         return True
 
-    def _is_forgotten(self, event: Fields, name: str, cursor: str) -> bool:
+    def _is_forgotten(self, name: str, cursor: str) -> bool:
         """Whether it is due, and an earlier process had it, which left no more than how many there were."""
-        if not self._forgotten or self._is_retold(event, cursor):
+        if not self._forgotten:
             return False
         if name not in ("", cursor):
             self._forgotten *= self._strict  # a name that nobody has seen: those events do not come again after all
@@ -247,10 +260,11 @@ class Ledger:
         self._expected = 1
         return Verdict.SEEN
 
-    def _is_retold(self, event: Fields, cursor: str) -> bool:
+    def _is_retold(self, event: Fields, cursor: str, *, opens: bool) -> bool:
         """Whether an earlier process delivered it: such events can only be told by counting from the first."""
-        if self._retold is None and event.id and event.id == self.first_id and event.id != cursor:
-            self._retold, self._retold_checksum = 0, 0
+        starts = event.id == self.first_id != cursor if event.id else opens and self._strict
+        if self._retold is None and starts:
+            self._retold, self._retold_checksum, self._forgotten = 0, 0, 0
         return self._retold is not None and self._retold < self._before[0]
 
     def _judge_retold(self, content: int) -> Verdict:

@@ -95,6 +95,9 @@ class Transcript:
             part = self._parts[number]
             for block in splitter.feed(part.removeprefix(BOM) if number + self._gone == 0 else part):
                 yield self.framing.parse(block)
+        last = splitter.rest()
+        if last:
+            yield self.framing.parse(last)
 
     def _let_go(self) -> None:
         self._before_letting_go()

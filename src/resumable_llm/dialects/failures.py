@@ -20,7 +20,13 @@ MAX_WAIT = 120.0
 
 _PASSING = frozenset(
     {
-        *("server_error", "rate_limit_exceeded", "too_many_requests", "service_unavailable"),  # OpenAI, Azure
+        *(
+            "server_error",
+            "rate_limit_exceeded",
+            "too_many_requests",
+            "service_unavailable",
+            "gateway_timeout",
+        ),  # OpenAI, Azure
         *("service_unavailable_error", "server_is_overloaded", "slow_down"),  # OpenAI, when it has no room
         *("overloaded_error", "api_error", "rate_limit_error", "timeout_error"),  # Anthropic
         *("unavailable", "resource_exhausted", "internal", "deadline_exceeded", "aborted"),  # Google, in lower case

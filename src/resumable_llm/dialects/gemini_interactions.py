@@ -127,13 +127,11 @@ class GeminiInteractions(EventStream):
 
     def resume(self, progress: Progress) -> RequestPlan | None:
         """Behind the last event id; before there was one, from the start."""
-        cursor, behind = progress.position.cursor, progress.position.behind
+        cursor = progress.position.cursor
         if cursor in ("", _DONE) or progress.handle is None or not _is_stored(progress):
             return None
-        if cursor != _BEGUN:
-            return self._retrieve(progress, stream="true", last_event_id=cursor)
-        # Another process that has only the first event behind it could not know it again.
-        return self._retrieve(progress, stream="true") if behind else None
+        behind = {} if cursor == _BEGUN else {"last_event_id": cursor}
+        return self._retrieve(progress, stream="true", **behind)
 
     def may_repeat(self, progress: Progress) -> bool:
         """Not where a background interaction was started: it runs on, unseen."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 
-from resumable_llm.core.dialect import Facts
+from resumable_llm.core.dialect import Dialect, Facts
 from resumable_llm.core.events import Fields
-from resumable_llm.core.framing import JSON_LINES
-from resumable_llm.core.model import NOTHING, Reading, RequestPlan
-from resumable_llm.dialects.event_stream import EventStream, json_object, object_in
+from resumable_llm.core.framing import EVENT_STREAM, JSON_LINES
+from resumable_llm.core.model import NOTHING, Headers, Reading, RequestPlan
+from resumable_llm.dialects.event_stream import AnyEventStream, EventStream, json_object, object_in
 from resumable_llm.dialects.failures import failure
 
 _PATHS = ("/api/chat", "/api/generate")
@@ -51,6 +51,11 @@ class Ollama(EventStream):
             return False
         # The search spares parsing bodies with images; a tool's arguments could have a field of this name.
         return _NO_STREAM.search(body) is None or json_object(body).get("stream") is not False
+
+    def answered_by(self, request: RequestPlan, headers: Headers) -> Dialect:
+        """Another product, with such a path of its own, if it answers with an event stream."""
+        other = EVENT_STREAM.announced_by(headers.get("content-type", ""))
+        return AnyEventStream() if other else self
 
     def read(self, event: Fields) -> Reading:
         """``"done": true``, or an error."""

@@ -156,6 +156,11 @@ def is_stream(response: Any, framing: Framing = EVENT_STREAM) -> bool:
     return response.status_code in (200, 201) and framing.announced_by(response.headers.get("content-type", ""))
 
 
+def is_answer(response: Any, call: Call) -> bool:
+    """Whether a response is the stream that a call asked for, as whoever has answered writes it."""
+    return is_stream(response, call.dialect.answered_by(call.plan, headers_of(response)).framing)
+
+
 def is_encoded(response: Any) -> bool:
     """Whether the body must be decoded before it can be read."""
     return response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")

@@ -62,7 +62,7 @@ class ResumableTransport(http.BaseTransport):
             begun = False
             try:
                 response = self.wrapped.handle_request(outgoing(driver.first(), request, self._policy))
-                begun = calls.is_stream(response, call.dialect.framing)
+                begun = calls.is_answer(response, call)
             finally:
                 if not begun:
                     self._calls.refused(call)
@@ -164,7 +164,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
             begun = False
             try:
                 response = await self.wrapped.handle_async_request(outgoing(driver.first(), request, self._policy))
-                begun = calls.is_stream(response, call.dialect.framing)
+                begun = calls.is_answer(response, call)
             finally:
                 if not begun:
                     self._calls.refused(call)
