@@ -15,9 +15,9 @@ from resumable_llm.core.dialect import Finished, StillRunning, Unusable
 from resumable_llm.core.errors import UpgradeRefused
 from resumable_llm.core.events import Fields, parse_block
 from resumable_llm.core.machine import Conversation
-from resumable_llm.core.model import Checkpoint, Limits, Position, Progress, Reading, RequestPlan
+from resumable_llm.core.model import NOTHING, Checkpoint, Limits, Position, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
-from resumable_llm.dialects import recognise
+from resumable_llm.dialects import named, recognise
 from resumable_llm.dialects.langgraph import LangGraph
 from tests.conversation import KEY, Answer, Case, World, load, play
 
@@ -496,3 +496,30 @@ def test_a_resumed_stream_that_ends_inside_its_first_event() -> None:
     case = scripted(*answers)
     log = play(case.converse(one_by_one=True), World(case), 65536, slices=False)
     assert (log.outcome, log.told) == ("end", case.whole)
+
+
+class TestThread:
+    """What all runs of a thread tell."""
+
+    ASKED = RequestPlan(
+        "GET", "https://graphs.example/threads/7f3c/stream?stream_modes=run_modes", (("Accept", "*/*"),)
+    )
+
+    def test_it_is_recognised(self) -> None:
+        found = recognise(self.ASKED)
+        assert found is not None
+        assert found.name == "langgraph_thread"
+        assert named("langgraph_thread") is found
+        assert found.read(Fields("error", "{}", "1-0", None)) == NOTHING
+        assert found.handle(self.ASKED, {"location": "/threads/t/runs/r/stream"}) is None
+
+    def test_it_goes_on_behind_the_last_id_but_one(self) -> None:
+        thread = named("langgraph_thread")
+        assert thread.resume(Progress(self.ASKED)) is None
+        plan = thread.resume(Progress(self.ASKED, Position("2-0", cursor="1-0"), delivered=True))
+        assert plan is not None
+        assert (plan.url, plan.header("last-event-id")) == (self.ASKED.url, "1-0")
+        plan = thread.resume(Progress(self.ASKED, Position("2-0"), delivered=True))
+        assert plan is not None
+        assert plan.header("last-event-id") == "0"
+        assert thread.cancel(Progress(self.ASKED)) is None

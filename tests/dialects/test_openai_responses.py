@@ -371,7 +371,6 @@ class TestUpgrade:
             assert cost in RESPONSES.facts.upgrade
 
 
-@pytest.mark.xfail(strict=True, reason="what a failure that was handed on says takes the place of what was said before")
 def test_what_failed_first_is_what_is_told() -> None:
     """vLLM says [DONE] behind an error."""
     talk = Conversation(RESPONSES.prepare(FOREGROUND, "k"), RESPONSES, patient, Limits())

@@ -172,9 +172,6 @@ def test_upgraded(http: Any) -> None:
         assert server.methods.count("POST") == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the SDK takes our error for a drop and goes on by itself, where that loses events"
-)
 def test_what_is_lost_is_not_passed_over(http: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server has forgotten the run: our error says so, and nothing of it may be hidden by an attempt of the SDK."""
     monkeypatch.setattr("langgraph_sdk._sync.http._reconnect_delay", lambda *args, **options: 0.0)

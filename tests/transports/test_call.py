@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -10,7 +11,9 @@ import pytest
 
 import resumable_llm as rl
 from resumable_llm.core.actions import Send
+from resumable_llm.core.framing import JSON_LINES
 from resumable_llm.core.model import RequestPlan
+from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers.exchange import CANCEL_SECONDS
 from resumable_llm.transports import call as calls
 from resumable_llm.transports.call import Calls, Owner
@@ -60,6 +63,41 @@ def test_a_call_is_named_and_its_request_left_alone() -> None:
     assert call.plan.header("accept-encoding") == "identity"
     assert call.plan.body == request.content
     assert request.headers == before
+
+
+RESPONSES_URL = "https://api.example/v1/responses"
+
+
+def test_a_call_is_upgraded_if_that_is_wanted() -> None:
+    request = httpx.Request("POST", RESPONSES_URL, json={"stream": True})
+    plain, upgraded = prepared(Calls(), request), prepared(Calls(upgrade=True), request)
+    assert plain.plan.body == request.content
+    assert json.loads(upgraded.plan.body or b"") == {"stream": True, "background": True, "store": True}
+    assert upgraded.plan.header("content-length") == str(len(upgraded.plan.body or b""))
+    assert upgraded.plan.header("idempotency-key") == upgraded.key is not None
+
+
+def test_an_upgrade_changes_nothing_else() -> None:
+    known = Calls(upgrade=True)
+    request = asked()
+    assert prepared(known, request).plan.body == request.content  # nothing would make it resumable
+    assert known.prepare(httpx.Request("POST", RESPONSES_URL, json={"stream": False})) is None
+
+
+def test_an_upgrade_may_be_refused() -> None:
+    request = httpx.Request("POST", RESPONSES_URL, json={"stream": True, "store": False})
+    with pytest.raises(rl.UpgradeRefused, match="store: false"):
+        Calls(upgrade=True).prepare(request)
+    assert prepared(Calls(), request).plan.body == request.content
+
+
+def test_an_upgraded_call_keeps_its_name_when_it_is_retried() -> None:
+    known = Calls(upgrade=True)
+    asked_again = [
+        httpx.Request("POST", RESPONSES_URL, json={"stream": True}, headers={"x-stainless-retry-count": str(number)})
+        for number in range(3)
+    ]
+    assert len({refused(known, request) for request in asked_again}) == 1
 
 
 def test_each_call_has_a_name_of_its_own() -> None:
@@ -207,6 +245,22 @@ def test_what_is_a_stream(status: int, content_type: str, expected: bool) -> Non
     assert not calls.is_stream(httpx.Response(status))
 
 
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("application/x-ndjson", True),
+        ("Application/NDJSON; charset=utf-8", True),
+        ("application/jsonl", True),
+        ("application/json", False),
+        ("text/event-stream", False),
+    ],
+)
+def test_what_is_a_stream_of_lines(content_type: str, expected: bool) -> None:
+    response = httpx.Response(200, headers={"content-type": content_type})
+    assert calls.is_stream(response, JSON_LINES) is expected
+    assert calls.is_stream(response) is (content_type == "text/event-stream")
+
+
 @pytest.mark.parametrize(("encoding", "expected"), [("gzip", True), ("identity", False), (" Identity ", False)])
 def test_what_is_encoded(encoding: str, expected: bool) -> None:
     assert calls.is_encoded(httpx.Response(200, headers={"content-encoding": encoding})) is expected
@@ -217,7 +271,7 @@ def test_headers_that_are_not_true_any_more_do_not_pass() -> None:
     response = httpx.Response(
         200, headers=[("Content-Encoding", "gzip"), ("Content-Length", "3"), ("X-Request-Id", "1"), ("x-a", "b")]
     )
-    assert calls.passed_headers(response) == [(b"X-Request-Id", b"1"), (b"x-a", b"b")]
+    assert calls.passed_headers(response, ANY_EVENT_STREAM) == [(b"X-Request-Id", b"1"), (b"x-a", b"b")]
 
 
 def test_a_conversation_keeps_the_name() -> None:

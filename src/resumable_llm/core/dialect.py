@@ -125,6 +125,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def withheld(self) -> frozenset[str]:
+        """Response headers, in lower case, that are kept from an SDK, for it would resume by itself and lose events."""
+        ...
+
+    @property
     def confirms_by_poll(self) -> bool:
         """Whether `poll` reads no answer but only whether the work is done, to be asked after an end without proof."""
         ...

@@ -729,8 +729,8 @@ class Conversation:
         self._intake.begin_missing()
         self._take(Input.DATA, self._intake.judge(result.blocks, self._outbox.position), now)
         if self.state is State.STREAMING:
-            # That the work is done does not prove that all of it has come, if the server has forgotten the stream.
-            self._end(Input.DATA, proved=self._purpose is Purpose.POLL or not self._stream_gone)
+            # That the work is done does not by itself prove that all of it has come.
+            self._end(Input.DATA, proved=self._purpose is Purpose.POLL or self._end_is_confirmed)
 
     # Housekeeping
 

@@ -16,7 +16,7 @@ from resumable_llm.dialects.durable_streams import DurableStreams
 from resumable_llm.dialects.event_stream import AnyEventStream, EventStream, LastEventId
 from resumable_llm.dialects.gemini_generate import GeminiGenerate
 from resumable_llm.dialects.gemini_interactions import GeminiInteractions
-from resumable_llm.dialects.langgraph import LangGraph
+from resumable_llm.dialects.langgraph import LangGraph, LangGraphThread
 from resumable_llm.dialects.llama_cpp import LlamaCompletion, LlamaCpp
 from resumable_llm.dialects.mcp import Mcp, McpStateless
 from resumable_llm.dialects.ollama import Ollama
@@ -63,6 +63,7 @@ DIALECTS: tuple[Dialect, ...] = (
     CohereChat(),
     DurableStreams(),
     LangGraph(),
+    LangGraphThread(),
     Mcp(),
     McpStateless(),
     GeminiInteractions(),

@@ -39,6 +39,7 @@ class EventStream:
     repeats_last: bool = False
     is_log: bool = False
     confirms_by_poll: bool = False
+    withheld: frozenset[str] = frozenset()
     detached: bool = False
     ordinary: Pattern[bytes] | None = None
     overlaps: bool = False

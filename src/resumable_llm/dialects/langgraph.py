@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 from resumable_llm.core.dialect import Facts, Finished, PollResult, StillRunning, Unusable
@@ -32,6 +33,7 @@ _ENDPOINT = re.compile(r"(?:/threads/[^/]+)?/runs(?:/[^/]+)?/stream$")
 _CREATE = re.compile(r"(?:/threads/[^/]+)?/runs/stream$")
 _JOIN = re.compile(r"/threads/[^/]+/runs/(?P<id>[^/]+)/stream$")
 _STREAM = re.compile(r"(?P<run>(?:/threads/[^/]+)?/runs/(?P<id>[^/]+))/stream$")
+_THREAD = re.compile(r"/threads/[^/]+/stream$")
 _OF_A_THREAD = re.compile(r"/threads/[^/]+/runs/[^/]+$")
 _STATUS = re.compile(r"(\d{3}): ")
 _POLL_SECONDS = 1.0
@@ -62,6 +64,7 @@ class LangGraph(EventStream):
     honours_ids = False  # by themselves they lose what shares an id, and a POST would start another run
     repeats_last = True
     confirms_by_poll = True
+    withheld = frozenset({"location"})  # with it the SDK resumes by itself, and takes an empty stream for the end
     keeps = (
         "LangGraph keeps the events of a run for about 2 minutes, and only if the run has a thread, was started with "
         'stream_resumable=True and goes on when its connection drops (not on_disconnect="cancel")'
@@ -155,6 +158,46 @@ class LangGraph(EventStream):
         parts = content if isinstance(content, list) else [content]
         texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
         return "".join(text for text in texts if isinstance(text, str))
+
+
+class LangGraphThread(LangGraph):
+    """``GET …/threads/{t}/stream``: what all runs of a thread tell, without an end."""
+
+    name = "langgraph_thread"
+    facts = replace(
+        LangGraph.facts,
+        systems="LangGraph's servers, for the stream of a whole thread",
+        resume="the same request with `Last-Event-ID`: the last id but one, for events share ids",
+        end="it has none",
+        closing="nothing: the runs go on",
+        cancel="",
+        upgrade="",
+    )
+    confirms_by_poll = False
+
+    def recognises(self, request: RequestPlan) -> bool:
+        """By path."""
+        return request.method == "GET" and _THREAD.search(request.path) is not None
+
+    def handle(self, request: RequestPlan, headers: Headers) -> str | None:
+        """None: there are many runs."""
+        return None
+
+    def read(self, event: Fields) -> Reading:
+        """Nothing: what ends or fails is one run of many."""
+        return NOTHING
+
+    def resume(self, progress: Progress) -> RequestPlan | None:
+        """Behind the last id but one."""
+        if not progress.position.last_event_id:
+            return None
+        cursor = to_header(progress.position.cursor or _BEFORE_ALL)
+        asked = progress.request.get(progress.request.url)
+        return asked.with_headers(("Accept-Encoding", "identity"), ("Last-Event-ID", cursor))
+
+    def cancel(self, progress: Progress) -> RequestPlan | None:
+        """None."""
+        return None
 
 
 def _run(progress: Progress) -> str | None:

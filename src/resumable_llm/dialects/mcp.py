@@ -69,6 +69,8 @@ class Mcp(EventStream):
         """The response."""
         if not event.data:
             return Reading(keepalive=True)
+        if '"result"' not in event.data and '"error"' not in event.data:
+            return NOTHING
         message = json_object(event.data)
         if "method" in message or not ("result" in message or "error" in message):
             return NOTHING

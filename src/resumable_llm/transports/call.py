@@ -166,13 +166,10 @@ def is_encoded(response: Any) -> bool:
     return response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
 
 
-def passed_headers(response: Any) -> list[tuple[bytes, bytes]]:
+def passed_headers(response: Any, dialect: Dialect) -> list[tuple[bytes, bytes]]:
     """The response headers that stay true of the body that is passed on: decoded, and of unknown length."""
-    return [
-        (name, value)
-        for name, value in response.headers.raw
-        if name.lower() not in (b"content-encoding", b"content-length")
-    ]
+    gone = {"content-encoding", "content-length", *dialect.withheld}
+    return [(name, value) for name, value in response.headers.raw if name.decode("latin-1").lower() not in gone]
 
 
 def converse(call: Call, policy: RetryPolicy) -> Conversation:

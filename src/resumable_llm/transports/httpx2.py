@@ -77,7 +77,7 @@ class ResumableTransport(http.BaseTransport):
         driver.adopt(exchange(response))
         return http.Response(
             response.status_code,
-            headers=calls.passed_headers(response),
+            headers=calls.passed_headers(response, driver.conversation.dialect),
             stream=_Body(driver),
             extensions={**response.extensions, calls.HANDLE: Handle(driver)},
         )
@@ -179,7 +179,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         driver.adopt(async_exchange(response))
         return http.Response(
             response.status_code,
-            headers=calls.passed_headers(response),
+            headers=calls.passed_headers(response, driver.conversation.dialect),
             stream=_AsyncBody(driver),
             extensions={**response.extensions, calls.HANDLE: AsyncHandle(driver)},
         )
