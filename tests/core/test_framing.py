@@ -66,7 +66,7 @@ class TestLines:
             assert splitter.rest() == b""
             assert splitter.pending == len(rest)
         else:
-            assert splitter.rest() == rest
+            assert splitter.rest() == rest + b"\n"
             assert (splitter.pending, splitter.is_torn) == (0, False)
             assert splitter.rest() == b""
             assert splitter.feed(b"{}\n") == [b"{}\n"]

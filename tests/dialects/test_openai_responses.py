@@ -78,7 +78,7 @@ class TestRead:
             (event("response.output_text.delta", "3", delta="a"), Reading()),
             (
                 Fields(None, "[DONE]", None, None),
-                Reading(terminal=True, error="[DONE] without a final event", transient=True),
+                Reading(hollow=True),
             ),
             (Fields("error", "not json", None, None), Reading(error="unnamed error")),
             (Fields(None, None, None, None), Reading()),
@@ -380,5 +380,6 @@ def test_what_failed_first_is_what_is_told() -> None:
     talk.receive_data(encode_event(failed.data or "", event="error") + encode_event("[DONE]"), 0.0)
     while isinstance(talk.next_action(), Deliver | Notify):
         pass
+    talk.receive_eof(0.0)
     assert talk.state is State.ENDED
     assert talk.upstream_error == "invalid_prompt"

@@ -24,7 +24,7 @@ class LineSplitter(BlockSplitter):
         return lines
 
     def rest(self) -> bytes:
-        """A last line without a line feed, if it is whole: some servers leave it out."""
+        """A last line without a line feed, if it is whole, and with one: some servers leave it out."""
         held = b"".join(self._pieces)
         try:
             json.loads(held)
@@ -32,7 +32,7 @@ class LineSplitter(BlockSplitter):
             return b""
         self._pieces.clear()
         self._tail, self.pending = b"", 0
-        return held
+        return held + b"\n"  # another line may follow it, on another connection
 
     @staticmethod
     def _end_of_last_block(data: bytes) -> int:

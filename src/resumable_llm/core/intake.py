@@ -281,6 +281,8 @@ class Intake:
             self.retry_floor = retry / 1000
         has_event = data is not None or event is not None
         reading = self.dialect.read(fields) if has_event else NOTHING
+        if reading.hollow:
+            return None
         if reading.transient and not self._takes_errors:
             self.error_held, self.error_came = (reading, block), True
             return None

@@ -140,6 +140,8 @@ class Reading(NamedTuple):
     """The failure is one that passes: worth another attempt where nothing would be lost by it."""
     retry_after: float | None = None
     """Seconds to wait before that attempt, if the server said."""
+    hollow: bool = False
+    """It says nothing of the answer, and whoever were handed it would take it for the end, which it is not."""
     resting: bool = False
     """The server has told all that there is by now; that the connection ends here for a while is no failure."""
 

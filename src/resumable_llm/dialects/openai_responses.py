@@ -119,7 +119,7 @@ class OpenAIResponses(EventStream):
         if len(numbers) == 1 and kind.endswith(".delta"):  # a delta is neither an end nor an error
             return Reading(int(numbers[0]))
         if data.startswith("[DONE]"):  # not behind a final event, or it would not be read: not all has been told
-            return Reading(terminal=True, error="[DONE] without a final event", transient=True)
+            return Reading(hollow=True)
         payload = json_object(data)
         kind = str(payload.get("type") or kind)
         sequence = payload.get("sequence_number")
