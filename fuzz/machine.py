@@ -12,10 +12,12 @@ import sys
 import time
 
 from resumable_llm.core.actions import Deliver, Fail, Finish, Read, Send, Surface, Wait
+from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import ResumableError
 from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Checkpoint, Failure, Limits, RequestPlan
 from resumable_llm.dialects import DIALECTS, LastEventId, recognise
+from tests.core import artificial
 
 ACCEPT = (("Accept", "text/event-stream"),)
 REQUESTS = [
@@ -27,9 +29,26 @@ REQUESTS = [
     RequestPlan("POST", "https://x.example/v1/chat/completions", (), b'{"stream":true,"n":2}'),
     RequestPlan("POST", "https://x.example/v1/messages", (), b'{"stream":true}'),
     RequestPlan("POST", "https://x.example/completion", (), b'{"stream":true}'),
+    RequestPlan("POST", "https://x.example/api/chat", (), b'{"model":"m"}'),
+    RequestPlan("POST", "https://x.example/threads/t/runs/stream", (), b'{"stream_resumable":true}'),
+    RequestPlan("GET", "https://x.example/log?offset=-1&live=sse"),
+    RequestPlan("POST", "https://x.example/v1beta/interactions", (), b'{"stream":true,"background":true}'),
+]
+MADE_UP = [
+    LastEventId("end"),
+    artificial.Cursor(),
+    artificial.CursorLines(),
+    artificial.Log(),
+    artificial.Lines(),
+    artificial.Polled(),
+    artificial.Marks(),
+    artificial.MarksAlone(),
+    artificial.MarksKept(),
+    artificial.MarksUnkept(),
 ]
 STATUSES = [200, 200, 200, 200, 201, 204, 301, 303, 307, 400, 401, 404, 410, 416, 429, 500, 503]
-TYPES = ["text/event-stream", "text/event-stream; charset=utf-8", "text/event-stream", "application/json", ""]
+TYPES = ["", "", "", "; charset=utf-8", "application/json", "text/event-stream", "application/x-ndjson"]
+"""What stands behind the type that the dialect expects; or another type."""
 LOCATIONS = ["/else", "https://other.example/", "", "?x", "x.example", "http://["]
 BODIES = [
     b"id: 1\ndata: a\n\n",
@@ -53,6 +72,24 @@ BODIES = [
     b'event: message_delta\ndata: {"delta":{"stop_reason":"end_turn"}}\n\n',
     b"event: message_stop\ndata: {}\n\n",
     b'data: {"content":"","stop":true}\n\n',
+    b"id: 1\ndata: b\n\n",
+    b"data: a\nid: 1\n\n",
+    b'data: {"n":1}\n\n',
+    b'data: {"event_id":"a"}\n\n',
+    b'data: {"event_id":"b","idle":1}\n\n',
+    b'data: {"error":"busy","passes":3}\n\n',
+    b'event: error\ndata: {"error":{"type":"overloaded_error"}}\n\n',
+    b'event: control\ndata: {"streamNextOffset":"1","upToDate":true}\n\n',
+    b'event: control\ndata: {"streamNextOffset":"0"}\n\n',
+    b'data: {"end":true}\n\n',
+    b'{"n":1}\n',
+    b'{"event_id":"a"}\n',
+    b'{"model":"m","response":"a","done":false}\n',
+    b'{"error":"busy","passes":0}\n',
+    b'{"end":true}',
+    b'{"done":true}\n',
+    b'{"state":"done","missing":["data: {\\"n\\":2}\\n\\n","data: {\\"error\\":\\"x\\",\\"passes\\":1}\\n\\n"]}',
+    b'{"state":"running"}',
     b'{"id":"r","status":"in_progress"}',
     b'{"id":"r","status":"completed","output":[]}',
 ]
@@ -72,13 +109,24 @@ class _Choices:
         return self._data.pop() % count if self._data else 0
 
 
-def check(data: bytes) -> None:  # noqa: C901, PLR0912 - one branch for each thing that can happen
+def _headers(choose: _Choices, dialect: Dialect) -> dict[str, str]:
+    kind = TYPES[choose(len(TYPES))]
+    headers = {"content-type": kind if "/" in kind else dialect.framing.media_types[0] + kind}
+    if choose(2):
+        headers["location"] = LOCATIONS[choose(len(LOCATIONS))]
+    if choose(4) == 3:
+        headers["server"] = "llama.cpp"
+    return headers
+
+
+def check(data: bytes) -> None:  # noqa: PLR0912 - one branch for each thing that can happen
     """The invariants. Every byte decides something."""
     choose = _Choices(data)
     request = REQUESTS[choose(len(REQUESTS))]
     dialect = recognise(request) or DIALECTS[-1]
-    if choose(8) == 7:
-        dialect = LastEventId("end")
+    if choose(3) == 2:
+        dialect = MADE_UP[choose(len(MADE_UP))]
+    boundary = dialect.framing.boundary
     talk = Conversation(
         dialect.prepare(request, "k"),
         dialect,
@@ -99,11 +147,7 @@ def check(data: bytes) -> None:  # noqa: C901, PLR0912 - one branch for each thi
             if choose.are_over or choose(6) == 5:
                 talk.receive_failure(Failure("down"), now)
             else:
-                headers = {"content-type": TYPES[choose(len(TYPES))], "location": LOCATIONS[choose(len(LOCATIONS))]}
-                if choose(2):
-                    del headers["location"]
-                if choose(4) == 3:
-                    headers["server"] = "llama.cpp"
+                headers = _headers(choose, dialect)
                 talk.receive_response(STATUSES[choose(len(STATUSES))], headers, now)
         elif isinstance(action, Read):
             what = choose(len(BODIES) + 4)
@@ -115,7 +159,7 @@ def check(data: bytes) -> None:  # noqa: C901, PLR0912 - one branch for each thi
                 body = BODIES[what] if what < len(BODIES) else bytes([choose(256), choose(256)])
                 body = body[choose(4) :] if choose(8) == 7 else body
                 if talk.receive_plain(body):
-                    events += body.count(b"\n\n")
+                    events += body.count(boundary)
                 else:
                     talk.receive_data(body, now)
         elif isinstance(action, Wait):

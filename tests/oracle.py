@@ -72,7 +72,7 @@ def cut(body: bytes, framing: Framing, *, ended: bool = False) -> tuple[list[byt
     blocks: list[bytes] = (LINE if framing is JSON_LINES else BLOCK).findall(body)
     rest = body[sum(map(len, blocks)) :]
     if ended and framing is JSON_LINES and _is_json(rest):
-        return [*blocks, rest], False
+        return [*blocks, rest + b"\n"], False
     return blocks, bool(rest.strip(b"\r\n"))
 
 
@@ -139,7 +139,11 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         for block in result.blocks:
             told.append(dialect.framing.parse(block))
             yield Give(block, told[-1])
-        yield Done("end", proved=True)
+            if dialect.read(told[-1]).terminal:
+                yield Done("end", proved=True)
+                return
+        # That the work is done does not by itself prove that all of it has come.
+        yield Done("end", proved=confirmed or why != "status")
 
     while True:
         answer = yield Ask(plan)
@@ -147,15 +151,16 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         kind = answer.headers.get("content-type", "")
         again = why not in ("first", "repeat")
         asks_status = False
+        spoken = dialect if again or answer.down else dialect.answered_by(request, answer.headers)
 
         if answer.down:
             pass
-        elif answer.status in (200, 201) and kind in dialect.framing.media_types and why not in ("poll", "status"):
+        elif answer.status in (200, 201) and kind in spoken.framing.media_types and why not in ("poll", "status"):
+            dialect = spoken
             streamed = answered = True
             redirects = 0
             location = answer.headers.get("location", location)
             if not again:
-                dialect = dialect.answered_by(request, answer.headers)
                 handle = dialect.handle(request, answer.headers)
             believed = believed or (again and sequence is not None)
             due = last if again else b""
@@ -174,6 +179,8 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 floor_of_stream = floor_of_stream if fields.retry is None else fields.retry / 1000
                 event = fields.data is not None or fields.event is not None
                 reading = dialect.read(fields) if event else NOTHING
+                if reading.hollow:
+                    continue
                 chance = way() if reading.transient and not stays else None
                 if chance is not None and chance[0] != "poll":
                     held, left, floor = (block, fields), True, reading.retry_after
@@ -274,15 +281,16 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
             if over and (chance is None or chance[0] != "resume" or (clean and why == "resume" and not news)):
                 yield Done("end", proved=True)
                 return
-            if forgotten or (owed and clean):
-                asks_status, confirmed = why == "confirm" and dialect.confirms_by_poll, False
-                gone = not asks_status
+            if forgotten or (owed and clean and not half):
+                asks_status, confirmed, gone = why == "confirm" and dialect.confirms_by_poll, False, True
             elif not clean or dialect.proves_end or half:
                 pass
             elif news or not broken or dialect.confirms_by_poll:
                 asking = dialect.resume(progress()) or by_id()
-                confirmed = numbered and not news and (why == "confirm" or dialect.confirms_by_poll)
-                asks_status = not numbered or asking is None or confirmed
+                known = numbered or dialect.resume(progress()) is not None
+                nothing_more = why == "confirm" or (why == "resume" and dialect.confirms_by_poll)
+                confirmed = known and not news and nothing_more
+                asks_status = not known or asking is None or confirmed
                 if not asks_status and asking is not None:
                     if floor_of_stream:
                         yield Pause(min(floor_of_stream, 30.0))
@@ -339,7 +347,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                 why, plan = ("poll", dialect.poll(progress()) or plan) if more is None else ("resume", more)
             elif again and answer.status != 200 and expired:
                 if why == "confirm" and dialect.confirms_by_poll:
-                    asks_status, confirmed = True, False
+                    asks_status, confirmed, gone = True, False, True
                 elif why == "poll" or not polls:
                     yield from lost("ResumeExpired")
                     return
@@ -364,8 +372,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         back_again = way()
         if back_again is None:
             # If nothing was begun, the response is the caller's.
-            refused = answer.status in TRANSIENT and not answered and not answer.down
-            if refused:
+            if answer.status in {204, *TRANSIENT} and not answered and not answer.down:
                 yield Done("surface")
             else:
                 yield from lost("ResumeExpired" if gone else "CannotResume")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import resumable_llm as rl
 from resumable_llm.core.events import Fields
 from resumable_llm.dialects import LastEventId
+from tests.core import artificial
 from tests.in_memory import (
     ACCEPT,
     CHAT,
@@ -334,6 +336,76 @@ def test_an_accept_of_the_callers_own(family: str) -> None:
     assert requests(http)[0].headers["accept"] == "text/event-stream;v=2"
 
 
+LINES = {"content-type": "application/x-ndjson"}
+OLLAMA = "https://api.example/api/chat"
+
+
+@pytest.mark.parametrize("accept", [{}, {"accept": "*/*"}])
+def test_what_is_accepted_depends_on_the_dialect(family: str, accept: dict[str, str]) -> None:
+    script = Said([b'{"done":true}\n'], headers=LINES)
+    chosen: list[dict[str, Any]] = [{"dialect": artificial.Lines()}, {}]
+    for options in chosen:
+        http = client(family, script)
+        body = {"model": "m"}
+        with rl.connect_sse(http, "POST", OLLAMA, json=body, headers=accept, **options) as stream:
+            assert stream.report.dialect == ("lines" if options else "ollama")
+        assert requests(http)[0].headers["accept"] == "application/x-ndjson"
+
+
+def test_an_accept_of_the_callers_own_is_that_of_lines_too(family: str) -> None:
+    http = client(family, Said([b'{"done":true}\n'], headers=LINES))
+    with rl.connect_sse(http, "POST", OLLAMA, json={"model": "m"}, headers={"accept": "application/json"}) as stream:
+        assert data(stream) == ['{"done":true}']
+    assert requests(http)[0].headers["accept"] == "application/json"
+
+
+def test_events_of_lines(family: str) -> None:
+    """Each line is an event; the last one may lack its line feed."""
+    lines = [b'{"event_id":"a"}\n{"n"', b":1}\n", b'{"same":"\xc3\xa9"}\r\n', b"\n"]
+    script = Said(lines, ends="ReadError", headers=LINES), Said([b'{"n":1}\n', lines[2], b'{"end":1}'], headers=LINES)
+    http = client(family, *script)
+    with rl.connect_sse(http, "GET", EVENTS_URL, dialect=artificial.CursorLines(), policy=policy()) as stream:
+        events = list(stream)
+        assert stream.report.replayed == 2
+    assert [event.json() for event in events] == [{"event_id": "a"}, {"n": 1}, {"same": "é"}, {"end": 1}]
+    assert {(event.event, event.id, event.retry) for event in events} == {("message", "", None)}
+    assert [httpx.URL(seen.url).params.get("last_event_id") for seen in requests(http)] == [None, "a"]
+
+
+RESPONSES_URL = "https://api.example/v1/responses"
+COMPLETED = b'event: response.completed\ndata: {"type":"response.completed","sequence_number":0,"response":{}}\n\n'
+
+
+def test_a_request_is_upgraded(family: str) -> None:
+    http = client(family, Said([COMPLETED]), Said([COMPLETED]))
+    for upgrade, kept in ((True, True), (False, None)):
+        body = {"model": "m", "stream": True}
+        with rl.connect_sse(http, "POST", RESPONSES_URL, json=body, upgrade=upgrade) as stream:
+            assert len(data(stream)) == 1
+        seen = requests(http)[-1]
+        said = json.loads(seen.body)
+        assert (said.get("background"), said.get("store")) == (kept, kept)
+        assert seen.headers["content-length"] == str(len(seen.body))
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "why"),
+    [
+        (RESPONSES_URL, {"stream": True, "store": False}, "store: false"),
+        (CHAT_URL, CHAT, "openai_chat has nothing that would make this request resumable"),
+        (EVENTS_URL, {}, "last_event_id has nothing"),
+    ],
+)
+async def test_an_upgrade_that_is_refused(family: str, url: str, body: dict[str, Any], why: str) -> None:
+    """Before anything is sent."""
+    http, other = client(family), async_client(family)
+    with pytest.raises(rl.UpgradeRefused, match=why):
+        rl.connect_sse(http, "POST", url, json=body, upgrade=True)
+    with pytest.raises(rl.UpgradeRefused, match=why):
+        rl.aconnect_sse(other, "POST", url, json=body, upgrade=True)
+    assert requests(http) == requests(other) == []
+
+
 def test_keys_and_cursors_of_the_callers_own(family: str) -> None:
     http = client(family, Said(numbered(5)), Said())
     with rl.connect_sse(http, "POST", EVENTS_URL, idempotency_key="mine", last_event_id="4") as stream:
@@ -517,6 +589,31 @@ def test_going_on_with_a_get(family: str) -> None:
         assert data(stream) == ["end"]
         assert stream.report.end_proved
     assert "idempotency-key" not in requests(http)[0].headers
+
+
+def cursor_told(at: str, **more: str) -> bytes:
+    return artificial.block(artificial.Cursor(), event_id=at, **more).encode()
+
+
+async def test_going_on_in_a_dialect_of_the_callers_own(family: str) -> None:
+    dialect = artificial.Cursor()
+    http = client(family, Said([cursor_told("a"), b"data: x\n\n"], ends="ReadError"))
+    with rl.connect_sse(http, "GET", EVENTS_URL, dialect=dialect, policy=policy()) as stream:
+        assert [next(iter(stream)).data for _ in range(2)] == ['{"event_id":"a"}', "x"]
+        checkpoint = stream.checkpoint
+    assert (checkpoint.dialect, checkpoint.cursor, checkpoint.behind) == ("cursor", "a", 1)
+    with pytest.raises(ValueError, match="unknown dialect 'cursor'"):
+        rl.resume_sse(client(family), checkpoint)
+    script = Said([b"data: x\n\n", cursor_told("b", end="yes")])
+    http = client(family, script)
+    with rl.resume_sse(http, checkpoint, dialect=dialect) as stream:
+        assert data(stream) == ['{"event_id":"b","end":"yes"}']
+    other = async_client(family, script)
+    async with rl.aresume_sse(other, checkpoint, dialect=dialect) as resumed:
+        assert [event.data async for event in resumed] == ['{"event_id":"b","end":"yes"}']
+    assert {seen.url for seen in requests(http) + requests(other)} == {f"{EVENTS_URL}?last_event_id=a"}
+    with pytest.raises(TypeError, match="not both"):
+        rl.resume_sse(http, checkpoint, dialect=dialect, terminal="end")
 
 
 def test_nothing_is_left_of_a_complete_answer(family: str) -> None:

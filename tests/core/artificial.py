@@ -18,7 +18,7 @@ POST = RequestPlan("POST", "https://made-up.example/runs/r/stream", (), b"{}")
 
 
 class Telling(EventStream):
-    """Events tell all there is to know in their JSON: ``event_id``, ``end``, ``idle``, ``error``, ``passes``."""
+    """Events tell all there is in their JSON: ``event_id``, ``end``, ``idle``, ``hollow``, ``error``, ``passes``."""
 
     name = "telling"
     proves_end = True
@@ -31,7 +31,9 @@ class Telling(EventStream):
         if "error" in said:
             wait = said.get("passes")
             return Reading(terminal=True, error=said["error"], transient=wait is not None, retry_after=wait or None)
-        return Reading(cursor=said.get("event_id"), terminal="end" in said, resting="idle" in said)
+        return Reading(
+            cursor=said.get("event_id"), terminal="end" in said, resting="idle" in said, hollow="hollow" in said
+        )
 
 
 class Cursor(Telling):

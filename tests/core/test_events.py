@@ -129,6 +129,12 @@ def test_a_literal_reading_of_the_standard_agrees(stream: bytes) -> None:
 
 
 class TestSplitter:
+    def test_the_end_of_the_body_closes_no_event(self) -> None:
+        splitter = BlockSplitter()
+        splitter.feed(b"data: a\n")
+        assert splitter.rest() == b""
+        assert splitter.is_torn
+
     def test_an_event_beyond_the_bound(self) -> None:
         splitter = BlockSplitter(max_bytes=20)
         assert splitter.feed(b"data: 123456789\n\n") == [b"data: 123456789\n\n"]

@@ -530,6 +530,16 @@ class TestMarks:
 BUSY = {"error": "busy", "passes": 2}
 
 
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_hollow_events_are_kept_from_the_caller(one_by_one: bool) -> None:
+    receiver = Receiver(CURSOR, one_by_one=one_by_one)
+    found = receiver.feed(told(CURSOR, {"hollow": 1}, {"event_id": "a"}, {"hollow": 1}))
+    assert [each.data for each in found] == [told(CURSOR, {"event_id": "a"})]
+    assert place(receiver) == ("a", 0)
+    assert receiver.feed(told(CURSOR, {"hollow": 1})) == []
+    assert not receiver.intake.saw_data
+
+
 class TestPassing:
     """Failures that pass."""
 
@@ -583,6 +593,14 @@ class TestPassing:
         assert found.data == told(CURSOR, BUSY)
         assert receiver.intake.objection is None
 
+    def test_it_has_a_number_like_any_other(self) -> None:
+        receiver = Receiver(OpenAIResponses())
+        busy = 'event: error\ndata: {"type":"error","code":"server_error","sequence_number":%d}\n\n'
+        receiver.feed(b'event: x.delta\ndata: {"sequence_number":0}\n\n' + (busy % 1).encode())
+        assert receiver.intake.head.sequence == 0
+        (found,) = receiver.intake.release_error(BEFORE)
+        assert found.position.sequence == 1
+
     def test_a_failure_that_does_not_pass(self) -> None:
         receiver = Receiver(CURSOR)
         (found,) = receiver.feed(told(CURSOR, {"error": "broken"}))
@@ -621,7 +639,7 @@ class TestLines:
         receiver.feed(b'{"same":1}\n{"end":true}')
         rest = receiver.intake.rest()
         (found,) = receiver.intake.judge([rest], BEFORE)
-        assert (found.data, found.events) == (b'{"end":true}', 1)
+        assert (found.data, found.events) == (b'{"end":true}\n', 1)
         assert receiver.intake.terminal
         assert not receiver.intake.is_torn
 

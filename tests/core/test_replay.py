@@ -191,6 +191,14 @@ class TestLedger:
         stream.tell(ONE, event(None, "not kept"), same, same)
         assert stream.judge(ONE, same, same, TWO, behind=4) == [SEEN, SEEN, SEEN, NEW]
 
+    def test_alike_events_in_turn(self) -> None:
+        """The one from which the server goes on is the next of them, or else the first."""
+        stream = Stream()
+        same = event("1", "same")
+        stream.tell(same, TWO, event(None, "not kept"), same, THREE)
+        assert stream.judge(same, TWO, same, THREE, event("4", "x"), behind=5) == [SEEN, SEEN, SEEN, SEEN, NEW]
+        assert stream.judge(same, TWO, same, THREE, event("4", "x"), behind=1) == [SEEN] * 5
+
     def test_only_so_many_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(replay, "MAX_REMEMBERED", 4)
         stream = Stream()
