@@ -974,7 +974,6 @@ def test_a_server_that_is_not_ready_is_asked_again() -> None:
     assert (log.outcome, log.told, log.waits) == ("end", case.whole, [1.0])
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what is no stream chooses the dialect")
 def test_what_is_no_stream_does_not_choose_the_dialect() -> None:
     case = BY_NAME["openai_chat/whole"]
     busy = 'data: {"error":{"code":"server_error"}}\n\n'

@@ -60,7 +60,6 @@ class Row:
         unbegun: The outcome of a cut before the first event.
         asks: What the requests after the answer are for.
         empty: The outcome of a way back that is answered by a clean end and nothing else.
-        bug: What is wrong with it for the time being.
     """
 
     server: str
@@ -84,7 +83,6 @@ class Row:
     unbegun: str = HIDDEN
     asks: str = ""
     empty: str = HIDDEN
-    bug: str = ""
 
     def __str__(self) -> str:
         name = self.reader.func.__name__ if isinstance(self.reader, functools.partial) else self.reader.__name__
@@ -311,8 +309,6 @@ def render() -> str:
 
 
 def _shown(row: Row) -> tuple[str, ...]:
-    if row.bug:
-        return row.client, "not hidden, **not yet told**", "", "", "", row.bug
     if row.outcome not in (HIDDEN, POLLED):
         return row.client, _named(row.outcome), "none", "", str(row.requests), "`partial_text`: what was sent"
     requests = "1 or more" if row.requests is None else str(row.requests)
@@ -320,7 +316,7 @@ def _shown(row: Row) -> tuple[str, ...]:
 
 
 def _notes(system: str) -> list[str]:
-    rows = [row for row in ROWS if SYSTEMS[row.server] == system and not row.bug]
+    rows = [row for row in ROWS if SYSTEMS[row.server] == system]
     notes = []
     for unbegun in dict.fromkeys(row.unbegun for row in rows if row.unbegun not in (HIDDEN, row.outcome)):
         those = [row for row in rows if row.unbegun == unbegun]

@@ -245,11 +245,7 @@ def llama_for_groq(pytestconfig: pytest.Config) -> Iterator[str]:
         yield server.url
 
 
-def _param(row: Row) -> Any:
-    return pytest.param(row, id=str(row), marks=[pytest.mark.xfail(strict=True, reason=row.bug)] if row.bug else [])
-
-
-@pytest.mark.parametrize("row", [*map(_param, ROWS)])
+@pytest.mark.parametrize("row", ROWS, ids=str)
 def test_row(row: Row, request: pytest.FixtureRequest) -> None:
     server: str = request.getfixturevalue(row.server)
     whole = ask(row, server, watched=False)

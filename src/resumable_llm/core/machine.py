@@ -211,11 +211,11 @@ class Conversation:
         self._body.clear()
         starting = self._purpose in (Purpose.FIRST, Purpose.REPEAT)
         begun = status in (200, 201)
-        if starting and begun:
-            self._intake.take_dialect(self.dialect.answered_by(self._request, headers))
-            self.transcript.framing = self.dialect.framing
-        streams = self.dialect.framing.announced_by(headers.get("content-type", ""))
+        dialect = self.dialect.answered_by(self._request, headers) if starting and begun else self.dialect
+        streams = dialect.framing.announced_by(headers.get("content-type", ""))
         if begun and streams and self._purpose not in _POLLS:
+            self._intake.take_dialect(dialect)
+            self.transcript.framing = dialect.framing
             self._begin_stream(starting, now)
         elif starting and not self._answered and (status not in _TRANSIENT or self._request.body is None):
             self._surface()

@@ -223,7 +223,7 @@ class Ledger:
         """Where an event was delivered: at the first place from the one that is due on, or else at the first of all."""
         first = self._places.get(pair)
         if first is not None and first < self._expected:
-            for place in range(self._expected, len(self._ids)):
+            for place in range(self._expected, min(self._expected + MAX_OVERLAP, len(self._ids))):
                 if (self._ids[place], self._contents[place]) == pair:
                     return place
         return first
