@@ -370,6 +370,8 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         # It broke.
         failures += not news
         back_again = way()
+        if back_again is None and why == "status" and (answer.down or answer.status != 200 or answer.ends != "eof"):
+            back_again = "status", plan  # the stream had ended cleanly: only the question is asked again
         if back_again is None:
             # If nothing was begun, the response is the caller's.
             if answer.status in {204, *TRANSIENT} and not answered and not answer.down:
@@ -383,6 +385,8 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
         if seconds is None:
             if answer.status in TRANSIENT and not answered and not answer.down:
                 yield Done("surface")
+            elif why == "status":
+                yield Done("end", proved=confirmed)
             else:
                 yield from lost("RetriesExhausted")
             return

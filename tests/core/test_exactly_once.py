@@ -242,7 +242,6 @@ def test_a_poll_tells_the_rest_wherever_the_stream_is_cut(size: int, one_by_one:
 # What is lost, or told twice
 
 
-@pytest.mark.xfail(strict=True, reason="a later connection's byte order mark is handed on, and hides a field")
 def test_each_connection_may_begin_with_a_byte_order_mark() -> None:
     _, log = played(
         case(
@@ -261,7 +260,6 @@ def test_a_server_that_starts_over_with_an_event_without_id(first: str) -> None:
     assert [text for text in data(log) if text in ("a", "b")] == ["a", "b"]
 
 
-@pytest.mark.xfail(strict=True, reason="an id that all events share numbers nothing, yet the POST is sent again for it")
 def test_an_id_that_names_the_answer_is_no_cursor() -> None:
     def answer(name: str, *texts: str) -> str:
         return "".join(f"id: {name}\n{choice(0, text)}" for text in texts) + "data: [DONE]\n\n"
@@ -273,7 +271,6 @@ def test_an_id_that_names_the_answer_is_no_cursor() -> None:
     assert (log.outcome, talk.partial_text()) == ("CannotResume", "AB")
 
 
-@pytest.mark.xfail(strict=True, reason="a body that is no stream passes plainly, for nobody says that it must not")
 @pytest.mark.parametrize("status", [200, 403, 404])
 def test_a_refusal_is_no_part_of_the_answer(status: int) -> None:
     wire = "id: 1\ndata: a\n\ndata: x\n\nid: 2\ndata: b\n\n"
@@ -284,7 +281,6 @@ def test_a_refusal_is_no_part_of_the_answer(status: int) -> None:
     assert data(log) == ["a", "x"]
 
 
-@pytest.mark.xfail(strict=True, reason="a retrieved stream began at starting_after, which a poll does not consider")
 def test_a_poll_of_a_stream_that_did_not_begin_at_the_start() -> None:
     request = {**RESPONSE, "url": f"{RESPONSE['url']}&starting_after=2"}
     wire = response(0, "created", response={"id": "r"}) + "".join(delta(at, "a") for at in (1, 2, 3))
@@ -302,7 +298,6 @@ def test_ids_beside_cursors() -> None:
     assert len(goes_on(made, handed_over(made, 3), sse="".join(blocks[1:])).told) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="what an earlier process left is counted off, whatever it says")
 def test_what_is_new_is_not_taken_for_what_an_earlier_process_had() -> None:
     made = case("id: 1\ndata: a\n\ndata: p\n\ndata: q\n\n", {}, {"sse": ""})
     log = goes_on(made, handed_over(made, 3), sse="data: new\n\nid: 2\ndata: b\n\n")
@@ -324,7 +319,6 @@ def test_another_process_is_told_more_than_it_asked_for() -> None:
     assert log.error is not None or data(log) == ["3"]
 
 
-@pytest.mark.xfail(strict=True, reason="behind a poll's slice the position is that before the plain chunks")
 def test_a_checkpoint_while_a_polls_slice_is_in_hand() -> None:
     wire = response(0, "created", response={"id": "r"}) + "".join(delta(at, "a") for at in (1, 2, 3))
     made = case(wire, {"ends": "reset"}, TOO_OLD, finished("aaab"), dialect="openai_responses", request=RESPONSE)
@@ -354,7 +348,6 @@ def test_a_checkpoint_while_a_polls_slice_is_in_hand() -> None:
 # Ends that are none
 
 
-@pytest.mark.xfail(strict=True, reason="204 is taken for the end although the last event had to come again")
 @pytest.mark.parametrize("marks", [artificial.Marks(), artificial.MarksAlone()], ids=lambda marks: marks.name)
 def test_nothing_is_no_repeat(marks: Dialect) -> None:
     wire = "".join(artificial.block(marks, str(at), n=at) for at in range(1, 5))
@@ -367,7 +360,6 @@ def test_nothing_is_no_repeat(marks: Dialect) -> None:
     assert log.outcome == "ResumeExpired"
 
 
-@pytest.mark.xfail(strict=True, reason="behind a 204 the failure that was held is forgotten")
 def test_a_failure_that_is_followed_by_nothing() -> None:
     marks = artificial.MarksAlone()
     said = artificial.block(marks, "1", n=1) + artificial.block(marks, passes=0)
@@ -375,7 +367,6 @@ def test_a_failure_that_is_followed_by_nothing() -> None:
     assert talk.upstream_error is not None or log.error is not None
 
 
-@pytest.mark.xfail(strict=True, reason="a list of prompts is answered by a choice each, which n does not say")
 def test_an_answer_to_two_prompts_has_two_ends() -> None:
     request = {**CHAT, "url": "https://made-up.example/v1/completions", "body": {"stream": True, "prompt": ["a", "b"]}}
     wire = choice(0, "A") + choice(0, "", "stop")
@@ -383,7 +374,6 @@ def test_an_answer_to_two_prompts_has_two_ends() -> None:
     assert log.outcome == "CannotResume"
 
 
-@pytest.mark.xfail(strict=True, reason="a choice that has been let go counts as one that never began")
 def test_an_end_is_not_proved_by_forgetting() -> None:
     wire = choice(1, "B") + choice(0, "A" * 100) * 4 + choice(0, "", "stop")
     made = case(wire, {"ends": "reset"}, dialect="openai_chat", request=CHAT)
@@ -391,7 +381,6 @@ def test_an_end_is_not_proved_by_forgetting() -> None:
     assert played(made, 1, limits=Limits(max_transcript_bytes=400))[1].outcome == "CannotResume"
 
 
-@pytest.mark.xfail(strict=True, reason="one choice that goes on hides what another one says")
 def test_a_failure_beside_a_choice_that_goes_on() -> None:
     said = b'data: {"choices":[{"index":0,"finish_reason":null},{"index":1,"finish_reason":"error"}]}\n\n'
     assert OpenAIChat.ordinary.fullmatch(said) is None
@@ -409,7 +398,6 @@ def test_what_stands_behind_a_failure_that_stays() -> None:
 # False alarms
 
 
-@pytest.mark.xfail(strict=True, reason="that the state of the work cannot be asked for just now ends a healthy stream")
 @pytest.mark.parametrize("trouble", [{"status": 503, "text": "busy"}, {"down": True}])
 def test_a_question_may_be_asked_again(trouble: dict[str, Any]) -> None:
     location = "/threads/t/runs/r/stream"
@@ -423,16 +411,12 @@ def test_a_question_may_be_asked_again(trouble: dict[str, Any]) -> None:
     assert played(made)[1].outcome == "end"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the transcript's bound counts as that of an event, and is raised past the driver"
-)
 def test_an_event_larger_than_the_transcript() -> None:
     wire = f"id: 1\ndata: {'x' * 500}\n\nid: 2\ndata: b\n\n"
     _, log = played(case(wire, {"ends": "reset"}, {"sse": ""}), limits=Limits(max_transcript_bytes=100))
     assert len(log.told) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="what has no id is expected again, and just as it was, in another process alone")
 def test_a_ping_that_tells_the_time() -> None:
     made = case("id: 1\ndata: a\n\nevent: ping\ndata: 12:00\n\n", {}, {"sse": ""})
     log = goes_on(made, handed_over(made, 2), sse="event: ping\ndata: 12:01\n\nid: 2\ndata: b\n\n")
@@ -468,7 +452,6 @@ def test_a_run_that_was_joined_midway() -> None:
     assert (log.outcome, talk.partial_text()) == ("end", "23")
 
 
-@pytest.mark.xfail(strict=True, reason="an event of the retold part that is like the one due is not counted")
 def test_a_start_over_with_events_that_are_alike() -> None:
     wire = "id: 1\ndata: a\n\ndata: s\n\nid: 2\ndata: b\n\ndata: s\n\nid: 3\ndata: c\n\n"
     made = case(wire, {}, {"body": "whole"}, {"sse": ""})

@@ -87,7 +87,7 @@ class TestRequestPlan:
             ("/v2/x", "https://api.example/v2/x"),
             ("x?q=1", "https://api.example/v1/x?q=1"),
             ("https://other.example/x", "https://other.example/x"),
-            ("//other.example/x", "https://other.example/x"),
+            ("//other.example/x", "https://api.example//other.example/x"),
             ("?a=&b=2#here", "https://api.example/v1/runs?a=&b=2"),
         ],
     )

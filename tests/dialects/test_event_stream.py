@@ -158,7 +158,9 @@ def test_json_object(text: str | bytes | None, expected: dict[str, int]) -> None
         ({"message": "the prompt"}, "unnamed error"),
         ("the prompt", "unnamed error"),
         (None, "unnamed error"),
-        ({"type": "x" * 200}, "x" * 100),
+        ({"type": "x" * 200}, "unnamed error"),
+        ({"code": {"a": "the prompt"}, "type": "t"}, "t"),
+        ({"code": "the prompt"}, "unnamed error"),
     ],
 )
 def test_error_text_quotes_no_message(error: object, expected: str) -> None:

@@ -91,8 +91,8 @@ class TestRead:
     @pytest.mark.parametrize(
         ("fields", "reading"),
         [
-            (Fields(None, "", "3", 100), Reading(keepalive=True)),
-            (Fields("message", None, "3", None), Reading(keepalive=True)),
+            (Fields(None, "", "3", 100), Reading(keepalive=True, resting=True)),
+            (Fields("message", None, "3", None), Reading(keepalive=True, resting=True)),
             (event(method="notifications/progress", params={"result": 1, "error": 2}), Reading()),
             (event(id=7, method="sampling/createMessage", params={}), Reading()),
             (event(id=7, method="ping", result=None), Reading()),

@@ -59,6 +59,7 @@ class Row:
         untold: How many of those the SDK would have shown.
         unbegun: The outcome of a cut before the first event.
         asks: What the requests after the answer are for.
+        clean: Whether a clean end can be told from the real one.
         empty: The outcome of a way back that is answered by a clean end and nothing else.
     """
 
@@ -83,6 +84,7 @@ class Row:
     unbegun: str = HIDDEN
     asks: str = ""
     empty: str = HIDDEN
+    clean: bool = True
 
     def __str__(self) -> str:
         name = self.reader.func.__name__ if isinstance(self.reader, functools.partial) else self.reader.__name__
@@ -192,6 +194,7 @@ ROWS = [
         requests=0,
         at_end=1,
         asks="whether the run is over, if the end was clean",
+        clean=False,
         fresh=_MADE_UP,
         at_once=8,
         unbegun=LOST,
@@ -205,6 +208,8 @@ ROWS = [
         requests=0,
         at_end=1,
         unwrapped=1,
+        asks="whether the run is over, if the end was clean",
+        clean=False,
         fresh=_MADE_UP,
         at_once=8,
         unbegun=LOST,
@@ -326,6 +331,12 @@ def _notes(system: str) -> list[str]:
         notes.append(f"At the end{_of(those, rows)}, drop or not, {those[0].at_end} more to ask {asks}.")
     if any(row.untold for row in rows):
         notes.append("`message_stop` may be missing if the drop left out nothing else of Anthropic's messages.")
+    unclear = [row for row in rows if not row.clean]
+    if unclear:
+        notes.append(
+            f"A clean end before the last event, once the run is over{_of(unclear, rows)}: nothing tells it from the "
+            "real one, so there is no error, but `report.end_proved` is false."
+        )
     for empty in dict.fromkeys(row.empty for row in rows if row.empty != HIDDEN):
         those = [row for row in rows if row.empty == empty]
         notes.append(f"A way back that is answered by a clean end and nothing else{_of(those, rows)}: {_named(empty)}.")

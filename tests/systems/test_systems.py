@@ -43,7 +43,7 @@ def plans(row: Row, whole: RequestRecord) -> list[FaultPlan]:
     between = itertools.cycle((False, True))
 
     def fault(part: int) -> Fault:
-        cut = chance.choice((Fault.rst, Fault.fin, Fault.end))
+        cut = chance.choice((Fault.rst, Fault.fin, Fault.end) if row.clean else (Fault.rst, Fault.fin))
         if next(between):
             return cut(at_event=chance.randrange(max(whole.events_sent // part, 1)))
         return cut(at_byte=chance.randrange(whole.bytes_sent // part))

@@ -54,6 +54,8 @@ class Intake:
         )
         self.numbered = bool(last_event_id)
         """The server has shown ids on this stream."""
+        self.ids_tell = True
+        """No two events in a row have had the same id."""
         self.replayed = 0
         """Events that came again."""
         self.retry_floor: float | None = None
@@ -77,7 +79,7 @@ class Intake:
         self.must_repeat = False
         """The last event has been asked for again and has not come."""
         self._splitter = dialect.framing.splitter(max_event_bytes)
-        self._takes_errors = False
+        self._takes_errors = self._resumed = False
         self._behind_error: Sequence[bytes] = ()
         self._seam: Seam | None = None
         self._at_start = True
@@ -104,6 +106,7 @@ class Intake:
         self.resting = self.must_repeat = False
         self.plain = False  # until something new has come of this connection, every chunk is looked at
         self._due = []
+        self._resumed = resumed
         if not resumed:
             self._read = -self._transcript.plain_size
             self._last_blocks = b""
@@ -170,8 +173,10 @@ class Intake:
         if self._sequence_key is not None and not self.counter.follows(_number_behind(self._sequence_key, data)):
             return False
         if last_event_id is not None:
-            self.last_event_id = last_event_id.decode("utf-8", "replace")
-            self._behind = 0
+            name = last_event_id.decode("utf-8", "replace")
+            self.ids_tell = self.ids_tell and name != self.last_event_id
+            self.last_event_id = name
+            self._behind = self._behind + 1 if self._cursor else 0
         elif self.is_placed:
             self._behind += 1
             self.resting = False
@@ -256,6 +261,8 @@ class Intake:
                 events = self._judge(block)
             behind = not events
             if events is not None:
+                if self._resumed and block.startswith(BOM):
+                    block = block.removeprefix(BOM)  # of a connection that the caller knows nothing of
                 if self.numbered and (block[0] in b"\r\n" or block.endswith(b"\n\n\n")):
                     # With ids about, a stray blank line is another of the things that some decoders make an event of.
                     block = block.strip(b"\r\n") + b"\n\n"
@@ -319,7 +326,7 @@ class Intake:
 
     def _is_new(self, fields: Fields, reading: Reading) -> bool:
         self.resting = reading.resting
-        self.saw_data = self.saw_data or not reading.keepalive
+        self.saw_data = self.saw_data or not (reading.keepalive or not fields.data)
         verdict, why = self._verdict(fields, reading)
         if verdict is Verdict.SEEN:
             self.replayed += 1
@@ -338,6 +345,8 @@ class Intake:
 
     def _verdict(self, fields: Fields, reading: Reading) -> tuple[Verdict, str]:
         verdict, why = self._compare(fields, reading)
+        if self.must_repeat and verdict is Verdict.NEW and not fields.id and not reading.terminal:
+            return verdict, why  # it may be a sign of life, and says nothing of what the server has
         if self.must_repeat and verdict is Verdict.NEW:
             return Verdict.GONE, "the server did not repeat the last event, so it no longer has this answer"
         self.must_repeat = False
@@ -375,13 +384,14 @@ class Intake:
     def _take_id(self, fields: Fields) -> None:
         before = self.last_event_id
         if fields.id is not None:
+            self.ids_tell = self.ids_tell and (fields.id != before or not fields.id)
             self.last_event_id = fields.id
             self.numbered = self.numbered or bool(fields.id)
         if self.dialect.repeats_last:
             # The cursor stays behind the last event that has another id than this one: several can share one.
             if fields.id and fields.id != before:
                 self._cursor, self._behind = before, 0
-        elif fields.id is not None:
+        elif fields.id is not None and not self._cursor:
             self._behind = 0
             return
         self._behind += fields.data is not None or fields.event is not None

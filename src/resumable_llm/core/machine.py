@@ -60,6 +60,7 @@ from resumable_llm.core.model import (
     Report,
     RequestPlan,
     from_header,
+    origin,
     resolve,
     without_credentials,
 )
@@ -121,6 +122,9 @@ MAX_POLL_SECONDS = 3600.0
 
 RESTED_SECONDS = 5.0
 """How long a connection must have lasted, in seconds, for its end to be no failure where the server was resting."""
+
+MIN_RETRY_SECONDS = 0.1
+"""The least ``retry:``, in seconds, with which a server at rest may close as often as it likes."""
 
 MAX_CONFIRM_WAIT = 30.0
 """The longest wait, in seconds, before asking whether there is more, if the server's ``retry:`` asks for one."""
@@ -408,7 +412,20 @@ class Conversation:
         """How far the answer has come, for the dialect's questions."""
         position, _ = self._outbox.where(self._intake.head)
         overlap = len(self._intake.overlap)
-        return Progress(self._request, position, self._intake.handle, self._location, self._delivered, overlap)
+        return Progress(
+            self._request,
+            position,
+            self._intake.handle,
+            self._location,
+            self._delivered,
+            overlap=overlap,
+            ids_tell=self._intake.ids_tell,
+        )
+
+    def cancel_plan(self) -> RequestPlan | None:
+        """The request that has the server stop, if there is one and it leads where the answer comes from."""
+        plan = self.dialect.cancel(self.progress)
+        return plan if plan is not None and origin(plan.url) == origin(self._request.url) else None
 
     def partial_text(self) -> str:
         """The text of the answer delivered so far."""
@@ -434,7 +451,7 @@ class Conversation:
             self._last_data_at = now
         if found:
             self._outbox.put(found)
-            if not self._account.news and any(each.events for each in found):
+            if not self._account.news and intake.saw_data and any(each.events for each in found):
                 self._account.note_news(now)
                 self._broken = self._torn = False
                 self._running_since = None
@@ -544,6 +561,9 @@ class Conversation:
             self._broken, self._torn = True, self._torn or self._intake.is_torn
         self._notify("drop", failure.reason)
         way = self._way_back()
+        unheard = self._purpose is Purpose.STATUS and event in (Input.RESPONSE, Input.FAILURE)
+        if isinstance(way, str) and unheard:
+            way = Purpose.STATUS, self._plan  # the stream had ended cleanly, so the question is all that there is
         if isinstance(way, str) and event is Input.RESPONSE and not self._answered:
             self._surface()  # nothing was started, and the status says so better than we could
             return
@@ -558,6 +578,8 @@ class Conversation:
             self._account.note_drop(failure, "", 0.0)
             if event is Input.RESPONSE and not self._answered:
                 self._surface()
+            elif way[0] is Purpose.STATUS:
+                self._end(event, proved=self._end_is_confirmed)
             else:
                 why = f"no attempt is left; the last came to this: {failure.reason}"
                 self._fail(event, errors.RetriesExhausted, why, failure.cause)
@@ -592,7 +614,8 @@ class Conversation:
 
     def _excuse_rest(self, now: float) -> None:
         """That nothing came of a connection is no failure if the server had said that there was nothing."""
-        if self.state is State.STREAMING and self._intake.resting and now - self._began_at >= RESTED_SECONDS:
+        slowly = now - self._began_at >= RESTED_SECONDS or (self._intake.retry_floor or 0.0) >= MIN_RETRY_SECONDS
+        if self.state is State.STREAMING and self._intake.resting and slowly:
             self._account.news = True
 
     def _confirm(self, now: float) -> None:
@@ -616,6 +639,11 @@ class Conversation:
         if now >= self._deadline_at:
             self._fail(event, errors.RetriesExhausted, "the deadline has passed")
             return
+        if origin(plan.url) != origin(self._request.url):
+            self._fail(event, errors.CannotResume, f"the way back leads to another origin, and {NEVER_ACROSS}")
+            return
+        self._redirects = 0
+        self._intake.plain = False  # what comes next need not be a stream
         self._purpose, self._plan = purpose, plan
         self._account.attempts += 1
         self._move(event, State.ASKING)
@@ -649,10 +677,17 @@ class Conversation:
         else:
             same = self._status in (307, 308) or self._plan.method == "GET"
             plan = replace(self._plan, url=target) if same else self._plan.get(target)
+            followed = self._redirects
             self._send(Input.RESPONSE, self._purpose, plan, now)
+            self._redirects = followed
 
     def _nothing_more(self, now: float) -> None:
-        if self.dialect.proves_end or self._torn:
+        if self._intake.error_held is not None:
+            self._surface_error(Input.RESPONSE)
+        elif self.dialect.repeats_last and self._delivered:
+            self._stream_gone = True
+            self._drop(Input.RESPONSE, Failure("the server has nothing of this answer any more"), now)
+        elif self.dialect.proves_end or self._torn:
             self._stream_gone = True
             self._drop(
                 Input.RESPONSE,
@@ -663,6 +698,9 @@ class Conversation:
             self._end(Input.RESPONSE, proved=True)
 
     def _collect(self, chunk: bytes, now: float) -> None:
+        if now >= self._deadline_at:
+            self._fail(Input.DATA, errors.RetriesExhausted, "the deadline has passed")
+            return
         self._body += chunk
         wanted = self._status == 200
         if len(self._body) > (self._limits.max_transcript_bytes if wanted else _MAX_REFUSAL_BYTES):
@@ -728,6 +766,7 @@ class Conversation:
     def _take_finished(self, event: Input, result: Finished, now: float) -> None:
         self._move(event, State.STREAMING)
         self._intake.begin_missing()
+        self._outbox.position = self._intake.head
         self._take(Input.DATA, self._intake.judge(result.blocks, self._outbox.position), now)
         if self.state is State.STREAMING:
             # That the work is done does not by itself prove that all of it has come.

@@ -66,6 +66,9 @@ class RequestPlan:
 
     def get(self, url: str, **query: str | int) -> RequestPlan:
         """A GET with this request's headers, less those about its body. The URL may be relative to this one's."""
+        if url.startswith("//"):  # a path of this origin all the same, and no host
+            here = urlsplit(self.url)
+            url = f"{here.scheme}://{here.netloc}{url}"
         parts = urlsplit(urljoin(self.url, url))
         pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in query]
         pairs += [(name, str(value)) for name, value in query.items()]
@@ -86,6 +89,7 @@ class RequestPlan:
 
 
 _BODY_HEADERS = ("content-length", "content-type", "content-encoding", "transfer-encoding", "idempotency-key", "expect")
+_MAX_REFERENCE = 8192
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -94,11 +98,16 @@ def resolve(base: str, reference: str) -> str | None:
 
     What was meant for one origin is never sent to another, so nothing else that a server names is of any use.
     """
+    if not reference.isprintable() or len(reference) > _MAX_REFERENCE:
+        return None
     try:
-        target = urljoin(base, reference)
-        return target if origin(target) == origin(base) else None
+        target = urlsplit(urljoin(base, reference))
+        if origin(urlunsplit(target)) != origin(base):
+            return None
     except ValueError:
         return None
+    # User information would become credentials that the server chose.
+    return urlunsplit(target._replace(netloc=urlsplit(base).netloc if "@" in target.netloc else target.netloc))
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -243,16 +252,22 @@ _CHECKPOINT_TYPES: dict[str, tuple[type, ...]] = {
     "complete": (bool,),
 }
 
-_CREDENTIAL = re.compile(r"key|token|secret|passw|signature|^sig$|credential|auth|^x-amz-", re.IGNORECASE)
+_CREDENTIAL = re.compile(
+    r"key|token|secret|passw|pwd|signature|^sig$|credential|auth|bearer|jwt|^code$|^x-amz-", re.IGNORECASE
+)
 
 
 def without_credentials(url: str) -> str:
     """The URL without user information and without query fields whose names speak of credentials."""
     parts = urlsplit(url)
-    query = [
-        (name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if not _CREDENTIAL.search(name)
-    ]
+    query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _is_credential(*pair)]
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query), fragment=""))
+
+
+def _is_credential(name: str, value: str) -> bool:
+    # Some clients put a second question mark before more fields, and some a semicolon, so a value can hold names too.
+    names = [name, *(piece.partition("=")[0] for piece in re.split("[?;]", value)[1:])]
+    return any(_CREDENTIAL.search(each) for each in names)
 
 
 @dataclass(frozen=True)
@@ -383,3 +398,5 @@ class Progress:
     """Something of the answer has reached the caller."""
     overlap: int = 0
     """Bytes before the position that are known and can be asked for again, where the dialect wants to."""
+    ids_tell: bool = True
+    """The SSE ids tell events apart; False once two events in a row have had the same."""

@@ -5,12 +5,16 @@ Pure functions of what is known; nothing here remembers or sends anything.
 
 from __future__ import annotations
 
+import re
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from math import isfinite
 
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.model import Headers, Progress, RequestPlan, resolve, to_header
+
+_FIT = re.compile(r"|[^\s\0-\x1f\x7f](?:[^\0-\x08\x0a-\x1f\x7f]*[^\s\0-\x1f\x7f])?")
+"""What a header's value can be: no control characters, and no blank at either end."""
 
 NEVER_ACROSS = "what was meant for one origin is never sent to another"
 
@@ -63,14 +67,20 @@ def by_last_event_id(dialect: Dialect, progress: Progress) -> RequestPlan | str:
         if target is None:
             return f"the server's Location points to another origin, and {NEVER_ACROSS}"
         plan = request.get(target)
-        if not cursor and progress.delivered:
-            return "the server named a Location but no event id to go on from"
-    elif not cursor:
-        return dialect.keeps
-    elif request.body is None:
-        return "the request's body is not at hand and cannot be sent again (resume_sse takes it as json= or content=)"
+        missing = not cursor and progress.delivered
+        why_not = "the server named a Location but no event id to go on from" if missing else ""
     else:
-        plan = request
+        plan, why_not = request, ""
+        if not cursor or not progress.ids_tell:
+            why_not = dialect.keeps
+        elif request.body is None:
+            why_not = (
+                "the request's body is not at hand and cannot be sent again (resume_sse takes it as json= or content=)"
+            )
+    if not _FIT.fullmatch(cursor):
+        why_not = "the server's event ids cannot be sent back in a header"
+    if why_not:
+        return why_not
     asked = plan.with_headers(
         ("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), without=("last-event-id",)
     )

@@ -190,21 +190,21 @@ class Ledger:
         name = self._identify(event)
         identity, content = _fingerprint(event, name)
         retold = self._is_retold(event, cursor, opens=opens)
-        if not retold and self._is_forgotten(name, cursor):
+        if retold:
+            return self._judge_retold(content)
+        if self._is_forgotten(name, cursor):
             return self._judge_forgotten(content)
         if self._is_due(identity, content):
             return Verdict.SEEN
-        verdict = self._judge_out_of_turn(identity, content, strict=self._strict and not retold)
-        if verdict is Verdict.NEW and retold:
-            verdict = self._judge_retold(content)
-        elif verdict is Verdict.NEW and event.id and event.id == cursor and self._before[0] and not self._repeats:
+        verdict = self._judge_out_of_turn(identity, content)
+        if verdict is Verdict.NEW and event.id and event.id == cursor and self._before[0] and not self._repeats:
             verdict = Verdict.SEEN  # the server begins with the event that was named, which an earlier process had
         if verdict is Verdict.NEW:
             self.replaying = False
             self._places, self._seen_ids = {}, set()
         return verdict
 
-    def _judge_out_of_turn(self, identity: int, content: int, *, strict: bool) -> Verdict:
+    def _judge_out_of_turn(self, identity: int, content: int) -> Verdict:
         """An event that is not the one due: the server does not go on from where it was asked to, or it is new."""
         # Once the last event has come again, all that follows is new: some servers give several events one id, and
         # events can be alike.
@@ -215,7 +215,9 @@ class Ledger:
                 return Verdict.SEEN
             if identity in self._seen_ids:
                 return Verdict.OTHER
-        if strict and (self._forgotten or self._expected < len(self._ids)):
+        if self._forgotten_checksum and self._forgotten:
+            return Verdict.OTHER  # what was taken for repeats can have been none
+        if self._strict and (self._forgotten or self._expected < len(self._ids)):
             return self._judge_from_the_start(identity, content)
         return Verdict.NEW
 
@@ -241,13 +243,14 @@ class Ledger:
         """Whether it is due, and an earlier process had it, which left no more than how many there were."""
         if not self._forgotten:
             return False
-        if name not in ("", cursor):
-            self._forgotten *= self._strict  # a name that nobody has seen: those events do not come again after all
-            return False
-        self._repeats = True
-        return True
+        return name in ("", cursor)
 
     def _judge_forgotten(self, content: int) -> Verdict:
+        if self._inherited[0] == 1 and not self._strict and _chain(content, 0) != self._inherited[1]:
+            self._forgotten = 0
+            self.replaying = False
+            return Verdict.NEW  # it need not come again, and has not
+        self._repeats = True
         self._forgotten -= 1
         self._forgotten_checksum = _chain(content, self._forgotten_checksum)
         same = self._forgotten > 0 or self._forgotten_checksum == self._inherited[1]

@@ -6,6 +6,7 @@ a dialect reads them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 from resumable_llm.core.events import BOM, Fields
@@ -90,7 +91,7 @@ class Transcript:
         return self.since(0)[1]
 
     def _fields(self, first: int) -> Iterator[Fields]:
-        splitter = self.framing.splitter(self._max_bytes + 1)
+        splitter = self.framing.splitter(sys.maxsize)
         for number in range(first, len(self._parts)):
             part = self._parts[number]
             for block in splitter.feed(part.removeprefix(BOM) if number + self._gone == 0 else part):

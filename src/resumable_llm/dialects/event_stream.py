@@ -18,6 +18,7 @@ from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.model import NOTHING, Headers, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 
+_NAME = re.compile(r"[\w.:/-]{1,100}")
 _STREAM_WANTED = re.compile(rb'"stream"\s*:\s*true')
 
 
@@ -52,7 +53,8 @@ class EventStream:
 
     def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
         """Ask for a body that is not compressed, for a resume counts in its bytes; and name the call."""
-        request = request.with_headers(("Accept-Encoding", "identity"))
+        signed = "accept-encoding" in (request.header("authorization") or "")  # as AWS's clients do
+        request = request if signed else request.with_headers(("Accept-Encoding", "identity"))
         if request.method == "POST" and request.header("idempotency-key") is None:
             request = request.with_headers(("Idempotency-Key", key))
         return request
@@ -134,8 +136,10 @@ class LastEventId(EventStream):
 
 
 def wants_stream(request: RequestPlan) -> bool:
-    """Whether a JSON body asks for a stream. Searched, not parsed: bodies with images are large."""
-    return request.method == "POST" and request.body is not None and _STREAM_WANTED.search(request.body) is not None
+    """Whether a JSON body asks for a stream. Searched before it is parsed: bodies with images are large."""
+    if request.method != "POST" or request.body is None or _STREAM_WANTED.search(request.body) is None:
+        return False
+    return json_object(request.body).get("stream") is True  # and not some object within
 
 
 def json_object(text: str | bytes | None) -> dict[str, Any]:
@@ -156,5 +160,6 @@ def object_in(payload: dict[str, Any], key: str) -> dict[str, Any]:
 def error_text(error: object) -> str:
     """An in-stream error in a few words: its code or type, not its message, which may quote the prompt."""
     if isinstance(error, dict):
-        return str(error.get("code") or error.get("type") or "unnamed error")[:100]
+        names = (error.get("code"), error.get("type"))
+        return next((str(name) for name in names if name and _NAME.fullmatch(str(name))), "unnamed error")
     return "unnamed error"

@@ -83,7 +83,12 @@ class GeminiGenerate(EventStream):
                 if candidate.get("finishReason"):
                     finished.add(_index(candidate))
         asked = object_in(json_object(request.body), "generationConfig").get("candidateCount")
-        return bool(begun) and begun == finished and len(begun) >= (asked if isinstance(asked, int) else 1)
+        return (
+            transcript.whole
+            and bool(begun)
+            and begun == finished
+            and len(begun) >= (asked if isinstance(asked, int) else 1)
+        )
 
     def resume(self, progress: Progress) -> RequestPlan | None:
         """The same request with the token, unless something came behind it: that would come again in other words."""

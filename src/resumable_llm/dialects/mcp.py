@@ -68,7 +68,7 @@ class Mcp(EventStream):
     def read(self, event: Fields) -> Reading:
         """The response."""
         if not event.data:
-            return Reading(keepalive=True)
+            return Reading(keepalive=True, resting=True)  # from here on it may close, and be asked again
         if '"result"' not in event.data and '"error"' not in event.data:
             return NOTHING
         message = json_object(event.data)

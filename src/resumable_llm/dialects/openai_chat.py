@@ -49,7 +49,10 @@ class OpenAIChat(EventStream):
     proves_end = True
     # A chunk that says that a choice is not finished is no error: those have a finish_reason, or no choices. The first
     # alternative is llama.cpp's order of fields, and spares the search.
-    ordinary = re.compile(rb'(?:data: \{(?:"choices":\[\{"finish_reason":null,.*|.*"finish_reason": ?null.*)\n\n)+')
+    ordinary = re.compile(
+        rb'(?:data: \{(?!.*"finish_reason": ?")'
+        rb'(?:"choices":\[\{"finish_reason":null,|(?=.*"finish_reason": ?null)).*\n\n)+'
+    )
     keeps = "chat completions are not kept on the server"
 
     def __init__(self, service: Service | None = None) -> None:
@@ -101,8 +104,14 @@ class OpenAIChat(EventStream):
                 begun.add(_index(choice))
                 if choice.get("finish_reason") and choice["finish_reason"] not in _FAILED:
                     finished.add(_index(choice))
-        asked = json_object(request.body).get("n")
-        return len(finished) >= (asked if isinstance(asked, int) else 1) and bool(begun) and begun == finished
+        if not transcript.whole:  # a choice that never ended may be among what was let go
+            return False
+        body = json_object(request.body)
+        asked, prompts = body.get("n"), body.get("prompt")
+        choices = asked if isinstance(asked, int) else 1
+        if isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts):
+            choices *= len(prompts)
+        return len(finished) >= choices and bool(begun) and begun == finished
 
     def text(self, event: Fields) -> str:
         """The first choice's text."""

@@ -171,7 +171,7 @@ class OpenAIResponses(EventStream):
             return StillRunning(_poll_after(headers))
         if status not in ("completed", "failed", "incomplete"):
             return Unusable(f"the response was {status}")
-        if not transcript.whole:
+        if not transcript.whole or "starting_after" in progress.request.query:
             return Unusable(
                 "the answer is complete and responses.retrieve() reads it, but it is streamed no more, and what was "
                 "delivered of it before is not known here, so the missing events cannot be told"

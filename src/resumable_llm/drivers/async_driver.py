@@ -141,9 +141,8 @@ class AsyncDriver:
 
     async def cancel(self) -> None:
         """Tell the server to stop generating, where it would not notice by itself, and let go of the connection."""
-        dialect, progress = self.conversation.dialect, self.conversation.progress
+        plan = self.conversation.cancel_plan()
         await self.aclose()
-        plan = dialect.cancel(progress)
         if plan is not None:
             # A reader that is cancelled itself must still be able to tell the server.
             with anyio.move_on_after(CANCEL_SECONDS, shield=True):

@@ -142,9 +142,8 @@ class SyncDriver:
 
     def cancel(self) -> None:
         """Tell the server to stop generating, where it would not notice by itself, and let go of the connection."""
-        dialect, progress = self.conversation.dialect, self.conversation.progress
+        plan = self.conversation.cancel_plan()
         self.close()
-        plan = dialect.cancel(progress)
         if plan is not None:
             exchange = self._open(Send(plan, CANCEL_SECONDS))
             exchange.close()
