@@ -304,7 +304,13 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
             yield Done("surface")
             return
         elif answer.status == 204 and again and why not in ("poll", "status"):
-            if not dialect.proves_end and not torn:
+            forgotten = dialect.repeats_last and bool(told)
+            if held is not None:
+                yield from lost("CannotResume")
+                return
+            if forgotten and why == "confirm" and dialect.confirms_by_poll:
+                asks_status, confirmed = True, False
+            elif not dialect.proves_end and not torn and not forgotten:
                 yield Done("end", proved=True)
                 return
             gone = True

@@ -22,7 +22,7 @@ from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, Progre
 from resumable_llm.dialects import LastEventId, recognise
 from tests.conversation import KEY, Case, Played, World, load, patient, play, told
 from tests.core import artificial
-from tests.oracle import Ask, Give, Pause, cut, oracle
+from tests.oracle import Ask, Give, Pause, Told, cut, oracle
 
 CASES = load()
 BY_NAME = {case.name: case for case in CASES}
@@ -143,7 +143,7 @@ class TestCutEverywhere:
         assert log.told == case.whole[: len(log.told)]
         if log.proved and log.told != case.whole and "upstream_error" not in case.data["expect"]:
             # A finish_reason or stop_reason without what follows is the one end that leaves something out: no text.
-            assert case.dialect.ended(case.prepared, list(map(case.framing.parse, case.blocks[: len(log.told)])))  # type: ignore[arg-type]
+            assert case.dialect.ended(case.prepared, Told(map(case.framing.parse, case.blocks[: len(log.told)])))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         "name",

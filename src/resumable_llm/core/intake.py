@@ -326,7 +326,7 @@ class Intake:
 
     def _is_new(self, fields: Fields, reading: Reading) -> bool:
         self.resting = reading.resting
-        self.saw_data = self.saw_data or not (reading.keepalive or not fields.data)
+        self.saw_data = self.saw_data or not reading.keepalive
         verdict, why = self._verdict(fields, reading)
         if verdict is Verdict.SEEN:
             self.replayed += 1

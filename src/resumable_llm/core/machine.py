@@ -620,10 +620,10 @@ class Conversation:
 
     def _confirm(self, now: float) -> None:
         plan = self.dialect.resume(self.progress) or by_last_event_id(self.dialect, self.progress)
-        self._account.news = False
         if isinstance(plan, str):
             self._end_or_ask(Input.EOF, now, proved=False)
         else:
+            self._account.news = False
             self._wait_and_send(
                 Input.EOF, (Purpose.CONFIRM, plan), min(self._intake.retry_floor or 0.0, MAX_CONFIRM_WAIT), now
             )
@@ -686,6 +686,9 @@ class Conversation:
             self._surface_error(Input.RESPONSE)
         elif self.dialect.repeats_last and self._delivered:
             self._stream_gone = True
+            if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
+                self._end_or_ask(Input.RESPONSE, now, proved=False)
+                return
             self._drop(Input.RESPONSE, Failure("the server has nothing of this answer any more"), now)
         elif self.dialect.proves_end or self._torn:
             self._stream_gone = True
