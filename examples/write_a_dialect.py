@@ -22,7 +22,9 @@ from resumable_llm.dialects import EventStream, Fields, Progress, Reading, Reque
 class Gateway(EventStream):
     name = "my_gateway"
     proves_end = True  # an end without the event that `read` calls terminal is a drop
-    ordinary = re.compile(rb'(?:data: \{"answer": "\w+", "n": \d+, "text": .*\n\n)+')  # `read` is spared these ...
+    ordinary = re.compile(
+        rb'(?:data: \{"answer": "\w+", "n": \d+, "text": "[^"]*"\}\n\n)+'
+    )  # `read` is spared these ...
     sequence_key = b'"n": '  # ... but for their number
     keeps = "the gateway keeps an answer for an hour"
 
@@ -39,6 +41,8 @@ class Gateway(EventStream):
         return progress.request.get(f"{progress.request.path}/{progress.handle}", after=progress.position.sequence)
 
     def cancel(self, progress: Progress) -> RequestPlan | None:
+        if progress.handle is None:
+            return None
         url = f"{progress.request.url}/{progress.handle}"
         return RequestPlan("DELETE", url, progress.request.get(url).headers)
 
