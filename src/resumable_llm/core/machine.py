@@ -27,10 +27,10 @@ A connection ends well if the dialect's terminal event was seen, or if what was 
 Otherwise it is a drop if the dialect knows terminal events; if it knows none but ids were seen, the server is asked
 once more; if there are neither, the end is taken and the report says that nothing proved it. Where the state of the
 work can be asked for, it has the last word on such ends. A failure that the server reports in the stream, and that may
-pass, is a drop as long as another attempt costs nothing; if none is left, the caller gets what the server said. After
-a drop comes a way
-back, in the order of the design: the dialect's own resume, then Last-Event-ID, then the same request if nothing was
-delivered, then a poll. No way: `CannotResume`. The backoff is the policy's.
+pass, is a drop as long as another attempt costs nothing; if none is left, the caller gets what the server said.
+
+After a drop comes a way back, in the order of the design: the dialect's own resume, then Last-Event-ID, then the same
+request if nothing was delivered, then a poll. No way: `CannotResume`. The backoff is the policy's.
 
 Most bytes need none of this. `receive_plain` recognises, in a few instructions, chunks that hold only whole events
 about which the dialect has nothing to say; they pass as they are. Everything that affects the state lives in this
