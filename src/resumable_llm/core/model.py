@@ -291,7 +291,7 @@ class Drop:
 
     Attributes:
         reason: Why the connection gave no more.
-        way: The way back that was taken: ``resume``, ``poll``, ``repeat`` (nothing had been delivered yet) or ``status``
+        way: The way back that was taken: ``resume``, ``poll``, ``repeat`` (nothing had been delivered) or ``status``
             (whether the work is done was asked again); empty if there was none.
         events: Events delivered before it.
         backoff: Time waited before the next attempt, in seconds.
