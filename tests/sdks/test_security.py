@@ -6,6 +6,7 @@ Servers and clients are real; no test knows how the library does it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -382,6 +383,8 @@ def _sent(name: str, call: Call, *, wrapped: bool, **options: Any) -> Request:
         with pytest.raises(Exception):  # noqa: B017, PT011 - each SDK has its own
             call(rl.wrap(api, **options) if wrapped else api)
         assert len(server.requests) == 1
+        del api
+        gc.collect()  # what an SDK leaves open is collected here, where that is expected, and not in another test
         return server.requests[0]
 
 
