@@ -257,7 +257,8 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                             continue
                         joined.append(this)
                         run = len(joined)
-                if fields.id is not None:
+                says_nothing = reading.keepalive and not fields.data and cursor
+                if fields.id is not None and not says_nothing:
                     if dialect.repeats_last and fields.id and fields.id != cursor:
                         place, since = cursor, len(told)
                     elif not dialect.repeats_last and not place:

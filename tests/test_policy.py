@@ -21,7 +21,7 @@ from tenacity import (
 )
 
 from resumable_llm import policy
-from resumable_llm.policy import HERD_SIZE, HERD_WINDOW, MAX_FLOOR, RetryPolicy
+from resumable_llm.policy import HERD_SIZE, HERD_WINDOW, MAX_FLOOR, RetryPolicy, policy_or_default
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,22 @@ def no_herd(monkeypatch: pytest.MonkeyPatch) -> policy._Herd:
 
 def asked(chosen: RetryPolicy, *failures: int, elapsed: float = 1.0, floor: float | None = None) -> list[float | None]:
     return [chosen.backoff(each, elapsed, floor) for each in failures]
+
+
+@pytest.mark.parametrize("thing", [{}, {"deadline": 60}, 7, "patient", RetryPolicy, tenacity.Retrying()])
+def test_what_is_no_policy(thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"policy must be a RetryPolicy, such as rl\.RetryPolicy\(deadline=60\), not "):
+        policy_or_default(thing)
+
+
+def test_a_policy_is_itself_and_none_is_the_default() -> None:
+    class Mine(RetryPolicy):
+        pass
+
+    for mine in (RetryPolicy(deadline=7), Mine()):
+        assert policy_or_default(mine) is mine
+    made = policy_or_default(None)
+    assert (made.first_event_timeout, made.event_timeout, made.read_timeout, made.deadline) == (600, 300, None, None)
 
 
 class TestStrategies:

@@ -93,6 +93,23 @@ async def test_the_events_are_those_of_httpx_sse_async(family: str) -> None:
         assert [repr(event) async for event in stream] == as_httpx_sse_reads(PLAIN)
 
 
+MCP_REQUEST: dict[str, Any] = {
+    "headers": {"accept": "application/json, text/event-stream", "mcp-session-id": "s"},
+    "json": {"jsonrpc": "2.0", "id": 1, "method": "tools/call"},
+}
+MCP_STREAM = [b"id: 3\ndata: \n\n", b"id: 4\ndata: {}\n\n", b"id: 7\ndata: \n\n", b'id: 8\ndata: {"result":{}}\n\n']
+
+
+async def test_an_events_id_is_its_own_where_the_place_to_go_on_from_is_another(family: str) -> None:
+    script = Said(MCP_STREAM[:3], ends="ReadError"), Said(MCP_STREAM[3:])
+    http, other = client(family, *script), async_client(family, *script)
+    with rl.connect_sse(http, "POST", EVENTS_URL, **MCP_REQUEST, policy=policy()) as stream:
+        assert [repr(event) for event in stream] == as_httpx_sse_reads(b"".join(MCP_STREAM))
+    async with rl.aconnect_sse(other, "POST", EVENTS_URL, **MCP_REQUEST, policy=policy()) as same:
+        assert [repr(event) async for event in same] == as_httpx_sse_reads(b"".join(MCP_STREAM))
+    assert requests(http)[1].headers["last-event-id"] == requests(other)[1].headers["last-event-id"] == "4"
+
+
 def test_what_dispatches_no_event_is_none(family: str) -> None:
     script = Said([b"event: named\n\n", b": ping\n\n", b"id: 5\n\n", b"data: one\n\n"]), Said()
     with rl.connect_sse(client(family, *script), "GET", EVENTS_URL) as stream:
@@ -616,6 +633,41 @@ async def test_going_on_in_a_dialect_of_the_callers_own(family: str) -> None:
         rl.resume_sse(http, checkpoint, dialect=dialect, terminal="end")
 
 
+@pytest.mark.parametrize(
+    ("of_the_client", "of_the_call", "query"),
+    [
+        ({}, None, "b=2&a=1&a=%20x"),
+        ({}, {"key": "k"}, "b=2&a=1&a=+x&key=k"),
+        ({}, [("a", "3"), ("key", "k")], "b=2&a=3&key=k"),
+        ({}, "b=&key=k", "b=&a=1&a=+x&key=k"),
+        ({"key": "k", "b": "9"}, None, "key=k&b=2&a=1&a=+x"),
+        ({"key": "k"}, {"key": "other"}, "key=other&b=2&a=1&a=+x"),
+    ],
+)
+async def test_going_on_with_fields_in_the_query(
+    family: str, of_the_client: dict[str, str], of_the_call: Any, query: str
+) -> None:
+    """Those of the checkpoint stay, but for those that are given anew: mostly credentials, of which it has none."""
+    library = importlib.import_module(family)
+    checkpoint = rl.Checkpoint("last_event_id", "GET", f"{EVENTS_URL}?b=2&a=1&a=%20x", last_event_id="1", events=1)
+    http = client(family, Said(numbered(2)), Said(), params=of_the_client)
+    other = async_client(family, Said(numbered(2)), Said(), params=of_the_client)
+    with rl.resume_sse(http, checkpoint, params=of_the_call) as stream:
+        assert data(stream) == ["part 2"]
+    async with rl.aresume_sse(other, checkpoint, params=of_the_call) as resumed:
+        assert [event.data async for event in resumed] == ["part 2"]
+    for seen in requests(http) + requests(other):
+        assert library.QueryParams(library.URL(seen.url).query) == library.QueryParams(query)
+
+
+def test_a_query_of_its_own_where_the_checkpoint_has_none(family: str) -> None:
+    http = client(family, Said(numbered(2)), Said())
+    checkpoint = rl.Checkpoint("last_event_id", "GET", EVENTS_URL, last_event_id="1", events=1)
+    with rl.resume_sse(http, checkpoint, params={"key": "k"}) as stream:
+        assert data(stream) == ["part 2"]
+    assert {seen.url for seen in requests(http)} == {f"{EVENTS_URL}?key=k"}
+
+
 def test_nothing_is_left_of_a_complete_answer(family: str) -> None:
     http = client(family)
     checkpoint = rl.Checkpoint("last_event_id", "GET", EVENTS_URL, complete=True)
@@ -640,6 +692,33 @@ def test_a_wrapped_client_is_not_wrapped_again(family: str) -> None:
         assert data(stream) == ["part 1", "part 2"]
         assert stream.report.attempts == len(requests(http)) == 3
     assert notices == []
+
+
+# What is no argument
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"dialect": "openai_chat"}, "an instance of a class that implements rl.Dialect, not 'openai_chat'"),
+        ({"dialect": artificial.Cursor}, "an instance of a class that implements rl.Dialect, not <class"),
+        ({"policy": {"deadline": 60}}, r"a RetryPolicy, such as .*, not \{'deadline': 60\}"),
+        ({"policy": {}}, r"a RetryPolicy, such as .*, not \{\}"),
+        ({"policy": rl.RetryPolicy}, "a RetryPolicy, such as .*, not <class"),
+    ],
+)
+def test_what_is_no_dialect_and_no_policy(family: str, options: dict[str, Any], why: str) -> None:
+    checkpoint = rl.Checkpoint("last_event_id", "GET", EVENTS_URL, last_event_id="1")
+    for connect in (rl.connect_sse, rl.aconnect_sse):
+        http = client(family) if connect is rl.connect_sse else async_client(family)
+        with pytest.raises(TypeError, match=f"must be {why}"):
+            connect(http, "GET", EVENTS_URL, **options)
+        assert requests(http) == []
+    for resume in (rl.resume_sse, rl.aresume_sse):
+        http = client(family) if resume is rl.resume_sse else async_client(family)
+        with pytest.raises(TypeError, match=f"must be {why}"):
+            resume(http, checkpoint, **options)
+        assert requests(http) == []
 
 
 async def test_clients_of_the_other_colour(family: str) -> None:

@@ -107,3 +107,16 @@ class RetryPolicy:
             if self.stop(state):
                 return None
         return max(seconds, min(floor or 0.0, MAX_FLOOR))
+
+
+def policy_or_default(policy: RetryPolicy | None) -> RetryPolicy:
+    """What ``policy=`` means.
+
+    Raises:
+        TypeError: It is no `RetryPolicy`.
+    """
+    if policy is None:
+        return RetryPolicy()
+    if not isinstance(policy, RetryPolicy):
+        raise TypeError(f"policy must be a RetryPolicy, such as rl.RetryPolicy(deadline=60), not {policy!r}")
+    return policy

@@ -5,9 +5,10 @@ httpx-sse's signatures and event type first. Knows HTTP families through `famili
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from httpx_sse import ServerSentEvent, SSEError
 from typing_extensions import Self
@@ -17,14 +18,14 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import UpgradeRefused, UpstreamFailed, as_family
 from resumable_llm.core.events import BOM, Fields
 from resumable_llm.core.machine import Conversation, State
-from resumable_llm.core.model import Checkpoint, Report, RequestPlan, to_header
+from resumable_llm.core.model import Checkpoint, Fallback, Report, RequestPlan, to_header
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
 from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.families import Family, family_of
-from resumable_llm.policy import RetryPolicy
-from resumable_llm.transports.call import BYPASS, end_generator, limits_of, new_key, plan_of
+from resumable_llm.policy import RetryPolicy, policy_or_default
+from resumable_llm.transports.call import BYPASS, end_generator, limits_of, new_key, plan_of, ways_of
 
 Terminal = str | Callable[[Fields], bool]
 
@@ -59,8 +60,10 @@ class _Stream:
         return {"follow_redirects": False} if self._conversation.answered else {}
 
     def _event(self, block: bytes) -> ServerSentEvent | None:
-        event, data, _, retry = self._conversation.dialect.framing.parse(block.removeprefix(BOM))
-        return None if data is None else ServerSentEvent(event, data, self._conversation.last_event_id, retry)
+        event, data, name, retry = self._conversation.dialect.framing.parse(block.removeprefix(BOM))
+        if data is None:
+            return None
+        return ServerSentEvent(event, data, self._conversation.last_event_id if name is None else name, retry)
 
     def _check_end(self) -> None:
         talk = self._conversation
@@ -68,6 +71,7 @@ class _Stream:
             error = UpstreamFailed(
                 f"the server reported in the stream that the answer failed: {talk.upstream_error}",
                 partial_text=talk.partial_text(),
+                partial=talk.partial(),
                 checkpoint=talk.checkpoint,
                 report=talk.report,
             )
@@ -240,6 +244,8 @@ def connect_sse(
     *,
     dialect: Dialect | None = None,
     policy: RetryPolicy | None = None,
+    fallback: Fallback | Sequence[Fallback] | None = None,
+    can_continue: bool | None = None,
     upgrade: bool = False,
     idempotency_key: str | None = None,
     last_event_id: str | None = None,
@@ -255,6 +261,9 @@ def connect_sse(
         url: URL, absolute or relative to the client's base URL.
         dialect: The wire protocol; default: recognised by the request.
         policy: When to try again, and how long to wait for what; default: `RetryPolicy()`.
+        fallback: What to do when the answer breaks off and the server did not keep it: ``"replay"``, ``"continue"``,
+            or a tuple of both, in order; see `wrap`.
+        can_continue: For ``"continue"``: whether the model goes on from a partial answer; None: go by a table.
         upgrade: Make the request resumable before it is sent, where its protocol knows how; the table of dialects
             says what is added and what it costs.
         idempotency_key: Names the call, so that a repeat of its request is no second one; default: a new one for each
@@ -269,7 +278,9 @@ def connect_sse(
         A context manager, which is also the iterator of events.
 
     Raises:
-        TypeError: The client is asynchronous, or no client of httpx or httpx2.
+        ValueError: ``fallback`` names no way that there is.
+        TypeError: The client is asynchronous, or no client of httpx or httpx2; or another argument is not what it must
+            be.
         UpgradeRefused: The request cannot be upgraded: it asks for the opposite, or its protocol has nothing to add.
         ResumableError: On entering or iterating: the answer cannot be had, or not to its end. Also a
             ``TransportError`` of the family.
@@ -277,12 +288,14 @@ def connect_sse(
         SSEError: On entering: the answer is no event stream.
     """
     _check_colour(client, sync=True)
-    policy = policy or RetryPolicy()
+    policy = policy_or_default(policy)
     first = client.build_request(method, url, **request)
     talk = _begin(
         first,
         dialect=dialect,
         policy=policy,
+        fallback=fallback,
+        can_continue=can_continue,
         upgrade=upgrade,
         key=idempotency_key,
         last_event_id=last_event_id,
@@ -298,6 +311,8 @@ def aconnect_sse(
     *,
     dialect: Dialect | None = None,
     policy: RetryPolicy | None = None,
+    fallback: Fallback | Sequence[Fallback] | None = None,
+    can_continue: bool | None = None,
     upgrade: bool = False,
     idempotency_key: str | None = None,
     last_event_id: str | None = None,
@@ -307,12 +322,14 @@ def aconnect_sse(
 ) -> AsyncResumableStream:
     """The same for asynchronous clients; see `connect_sse`."""
     _check_colour(client, sync=False)
-    policy = policy or RetryPolicy()
+    policy = policy_or_default(policy)
     first = client.build_request(method, url, **request)
     talk = _begin(
         first,
         dialect=dialect,
         policy=policy,
+        fallback=fallback,
+        can_continue=can_continue,
         upgrade=upgrade,
         key=idempotency_key,
         last_event_id=last_event_id,
@@ -340,9 +357,10 @@ def resume_sse(
         policy: When to try again; default: `RetryPolicy()`.
         terminal: As given to `connect_sse`.
         on_event: Called with a `Notice` when something happens to the stream.
-        **request: What ``client.build_request`` takes. Credentials, as ``headers=``, for a checkpoint holds none. The
-            body too, as ``json=`` or ``content=``, if the stream came from a POST that has no other way back than to
-            be sent again with Last-Event-ID.
+        **request: What ``client.build_request`` takes. Credentials, as ``headers=`` or ``params=``, for a checkpoint
+            holds none; the other fields of its query stay as they are, unless they are among yours. The body too, as
+            ``json=`` or ``content=``, if the stream came from a POST that has no other way back than to be sent again
+            with Last-Event-ID.
 
     Returns:
         As `connect_sse`: the events behind the checkpoint.
@@ -353,8 +371,8 @@ def resume_sse(
         ResumableError: On entering or iterating, as `connect_sse`.
     """
     _check_colour(client, sync=True)
-    policy = policy or RetryPolicy()
-    first = client.build_request(checkpoint.method, checkpoint.url, **request)
+    policy = policy_or_default(policy)
+    first = _request_again(client, checkpoint, **request)
     return ResumableStream(client, first, _go_on(first, checkpoint, dialect, policy, terminal), policy, on_event)
 
 
@@ -370,8 +388,8 @@ def aresume_sse(
 ) -> AsyncResumableStream:
     """The same for asynchronous clients; see `resume_sse`."""
     _check_colour(client, sync=False)
-    policy = policy or RetryPolicy()
-    first = client.build_request(checkpoint.method, checkpoint.url, **request)
+    policy = policy_or_default(policy)
+    first = _request_again(client, checkpoint, **request)
     return AsyncResumableStream(client, first, _go_on(first, checkpoint, dialect, policy, terminal), policy, on_event)
 
 
@@ -394,6 +412,8 @@ def _begin(
     *,
     dialect: Dialect | None,
     policy: RetryPolicy,
+    fallback: Fallback | Sequence[Fallback] | None,
+    can_continue: bool | None,
     upgrade: bool,
     key: str | None,
     last_event_id: str | None,
@@ -416,8 +436,22 @@ def _begin(
         plan = plan.with_headers(("Last-Event-ID", to_header(last_event_id)))
     plan = dialect.prepare(plan, key or new_key())
     return Conversation(
-        plan, dialect, policy.backoff, limits_of(policy), key=plan.header("idempotency-key"), one_by_one=True
+        plan,
+        dialect,
+        policy.backoff,
+        limits_of(policy),
+        key=plan.header("idempotency-key"),
+        one_by_one=True,
+        fallback=ways_of(fallback),
+        can_continue=can_continue,
     )
+
+
+def _request_again(client: Any, checkpoint: Checkpoint, *, params: Any = None, **request: Any) -> Any:
+    query = urlsplit(checkpoint.url).query
+    if query and (params or client.params):  # which would take the place of the whole query
+        params = _family(client).http.QueryParams(query).merge(params)
+    return client.build_request(checkpoint.method, checkpoint.url, params=params, **request)
 
 
 def _go_on(
@@ -443,4 +477,9 @@ def _go_on(
 def _dialect(dialect: Dialect | None, terminal: Terminal | None) -> Dialect | None:
     if dialect is not None and terminal is not None:
         raise TypeError("give a dialect or a terminal event, not both: a dialect knows its terminal event")
+    if isinstance(dialect, type) or not (dialect is None or hasattr(dialect, "recognises")):
+        raise TypeError(
+            f"dialect must be an instance of a class that implements rl.Dialect, not {dialect!r}; those of "
+            "resumable-llm are recognised by the request, so that they need not be named"
+        )
     return dialect if terminal is None else LastEventId(terminal)

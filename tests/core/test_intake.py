@@ -16,6 +16,7 @@ from resumable_llm.core.replay import Verdict
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId
 from resumable_llm.dialects.llama_cpp import LlamaCpp
+from resumable_llm.dialects.mcp import Mcp
 from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_responses import OpenAIResponses
 from tests.core import artificial
@@ -451,6 +452,26 @@ class TestCursors:
         receiver.feed(b"id: 1\n" + told(CURSOR, {"event_id": "a"}) + b"id: 2\n" + told(CURSOR, {"same": 1}))
         assert receiver.intake.last_event_id == "2"
         assert receiver.intake.head.cursor == "a"
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("silent", [b"id: 7\ndata: \n\n", b"event: message\nid: 7\n\n"])
+def test_where_a_server_is_that_says_nothing_counts_only_at_the_start(one_by_one: bool, silent: bytes) -> None:
+    receiver = Receiver(Mcp(), one_by_one=one_by_one)
+
+    def place(stream: bytes) -> tuple[str, int]:
+        (found,) = receiver.feed(stream)
+        assert (found.data, found.events) == (stream, 1)
+        return found.position.last_event_id, found.position.behind
+
+    assert place(silent.replace(b"7", b"3")) == ("3", 0)
+    assert place(silent.replace(b"7", b"4")) == ("3", 1)
+    assert place(b"id: 5\ndata: {}\n\n") == ("5", 0)
+    assert place(silent) == ("5", 1)
+    receiver.again()
+    assert receiver.feed(silent) == []  # it may come again
+    assert place(silent.replace(b"7", b"9")) == ("5", 2)
+    assert place(b"id: 10\ndata: {}\n\n") == ("10", 0)
 
 
 class TestMarks:

@@ -202,6 +202,20 @@ def test_priming_events_do_not_hide_that_nothing_comes() -> None:
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])
+def test_what_happened_before_a_connection_began_to_listen_is_not_lost(one_by_one: bool) -> None:
+    """It has told what was kept, and where it is now; what happened in between is told when it is asked again."""
+    case = load("mcp/whole")[0]
+    first = sum(map(len, case.blocks[:2]))
+    late = "id: 99\r\ndata: \r\n\r\n"
+    answers = [{"cut": first, "ends": "reset"}, {"sse": late}, {}]
+    case = replace(case, data={**case.data, "answers": answers})
+    log = play(case.converse(one_by_one=one_by_one), World(case), 7, slices=not one_by_one)
+    assert [asked["last_event_id"] for asked in log.asked] == [None, "4", "4"]
+    assert (log.outcome, log.proved) == ("end", True)
+    assert log.told == [*case.whole[:2], ("message", ""), *case.whole[2:]]
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
 def test_head_and_tail_are_the_whole(one_by_one: bool) -> None:
     case = load("mcp/whole")[0]
     case = replace(case, data={**case.data, "answers": [{}, {}]})

@@ -2,6 +2,8 @@
 
 The run's summary ends with the names and the reasons. Where CI=true the run fails, for there a test that never ran must
 not look like one that passed. A conftest.py imports the two hooks, for pytest looks for hooks there.
+
+Tests of what needs a newer Python are skipped with that reason, and nothing is amiss.
 """
 
 from __future__ import annotations
@@ -29,12 +31,24 @@ def skip_and_tell(
         python: The oldest Python it runs on. On an older one its tests are skipped and nothing is amiss.
     """
     if sys.version_info < python:
-        pytest.skip(f"{server} needs Python {python[0]}.{python[1]}")
+        pytest.skip(_too_old(server, python))
     try:
         yield
     except unavailable as error:
         config.stash.setdefault(_REASONS, {})[server] = str(error)
         pytest.skip(f"{server} could not be run; the summary says why")
+
+
+def needs_python(sdk: str, python: tuple[int, int]) -> pytest.MarkDecorator:
+    """Mark a test to be skipped where Python is too old for an SDK.
+
+    On any other the SDK must be there: a test that finds it missing fails.
+
+    Args:
+        sdk: Its name in the reason.
+        python: The oldest Python for which pyproject.toml demands it.
+    """
+    return pytest.mark.skipif(sys.version_info < python, reason=_too_old(sdk, python))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -49,6 +63,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if _must_run() and _REASONS in session.config.stash and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _too_old(name: str, python: tuple[int, int]) -> str:
+    return f"{name} needs Python {python[0]}.{python[1]}"
 
 
 def _must_run() -> bool:

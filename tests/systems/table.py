@@ -61,6 +61,7 @@ class Row:
         asks: What the requests after the answer are for.
         clean: Whether a clean end can be told from the real one.
         empty: The outcome of a way back that is answered by a clean end and nothing else.
+        python: The oldest Python for which pyproject.toml demands the client.
     """
 
     server: str
@@ -85,6 +86,7 @@ class Row:
     asks: str = ""
     empty: str = HIDDEN
     clean: bool = True
+    python: tuple[int, int] = (3, 10)
 
     def __str__(self) -> str:
         name = self.reader.func.__name__ if isinstance(self.reader, functools.partial) else self.reader.__name__
@@ -163,11 +165,11 @@ ROWS = [
         "`response.completed`",
     ),
     _llama("groq: `chat.completions.create`", clients.groq_chat, "text", "llama_for_groq"),
-    _llama("mistralai: `chat.stream`", clients.mistral_chat, "text"),
-    _llama("mistralai: `chat.stream_async`", clients.mistral_chat_async, "text"),
-    _llama("LangChain: `ChatOpenAI.stream`", clients.langchain_chat, "sum of the chunks"),
-    _llama("LangChain: `ChatOpenAI.astream`", clients.langchain_chat_async, "sum of the chunks"),
-    _llama("Pydantic AI: `OpenAIChatModel`", clients.pydantic_ai_chat, "`ModelResponse`"),
+    _llama("mistralai: `chat.stream`", clients.mistral_chat, "text", python=(3, 11)),
+    _llama("mistralai: `chat.stream_async`", clients.mistral_chat_async, "text", python=(3, 11)),
+    _llama("LangChain: `ChatOpenAI.stream`", clients.langchain_chat, "sum of the chunks", python=(3, 11)),
+    _llama("LangChain: `ChatOpenAI.astream`", clients.langchain_chat_async, "sum of the chunks", python=(3, 11)),
+    _llama("Pydantic AI: `OpenAIChatModel`", clients.pydantic_ai_chat, "`ModelResponse`", python=(3, 11)),
     _llama("anthropic: `messages.stream`", clients.anthropic_messages, "`get_final_message()`", untold=1),
     _llama("AsyncAnthropic: `messages.stream`", clients.anthropic_messages_async, "`get_final_message()`", untold=1),
     _langgraph(
@@ -284,9 +286,19 @@ ROWS = [
     _aimock(
         "anthropic: `messages.create`", _with(clients.anthropic_events, **_WHOLE), "text", ("id",), tail=1, untold=1
     ),
-    _aimock("google-genai: `chats`", _with(clients.genai_chat, **_WHOLE), "`get_history()`", ("response_id",)),
     _aimock(
-        "google-genai, async: `chats`", _with(clients.genai_chat_async, **_WHOLE), "`get_history()`", ("response_id",)
+        "google-genai: `chats`",
+        _with(clients.genai_chat, **_WHOLE),
+        "`get_history()`",
+        ("response_id",),
+        python=(3, 11),
+    ),
+    _aimock(
+        "google-genai, async: `chats`",
+        _with(clients.genai_chat_async, **_WHOLE),
+        "`get_history()`",
+        ("response_id",),
+        python=(3, 11),
     ),
     _aimock(
         "google-genai: `interactions.create`",
@@ -296,6 +308,7 @@ ROWS = [
         ("created", "updated"),
         outcome=EXPIRED,
         requests=2,
+        python=(3, 11),
     ),
 ]
 

@@ -33,6 +33,20 @@ def test_of_it(server): ...
 def test_again(server): ...
 def test_of_another(): ...
 """
+MARKED = """
+import pytest
+from tests.systems.absent import needs_python
+
+@pytest.mark.parametrize(
+    "sdk",
+    [
+        pytest.param("tea_sdk", marks=needs_python("tea_sdk", (9, 9))),
+        pytest.param("tea_sdk", marks=needs_python("tea_sdk", (3, 10))),
+    ],
+)
+def test_of_it(sdk):
+    __import__(sdk)
+"""
 
 
 @pytest.fixture
@@ -74,6 +88,16 @@ def test_a_python_that_is_too_old_is_nothing_amiss(run: pytest.Pytester, monkeyp
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["*samovar needs Python 9.9*"])
     result.stdout.no_fnmatch_line("*COULD NOT BE RUN*")
+
+
+def test_an_sdk_is_asked_for_only_where_python_is_new_enough(
+    run: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    (run.path / "below" / "test_below.py").write_text(MARKED, encoding="utf-8")
+    result = run.runpytest_inprocess("-rs")
+    result.assert_outcomes(skipped=1, failed=1)
+    result.stdout.fnmatch_lines(["*No module named 'tea_sdk'*", "*tea_sdk needs Python 9.9*"])
 
 
 def test_any_other_exception_is_an_error(run: pytest.Pytester) -> None:

@@ -21,6 +21,7 @@ import resumable_llm as rl
 from resumable_llm.testing import Fault, FaultPlan, FaultProxy
 from tests.sockets.clients import FOREIGN_GENERATORS, client
 from tests.systems import clients, servers
+from tests.systems.absent import needs_python
 from tests.systems.clients import POLICY, TEXT, Reader, Seen, ours, read
 from tests.systems.test_systems import wait_until
 
@@ -294,25 +295,28 @@ def test_a_durable_streams_server_that_is_killed_and_started_again(durable_strea
 # aimock's own faults
 
 
-CUT_BY_ITSELF: dict[str, Reader] = {
-    "chat": clients.openai_chat,
-    "responses": clients.openai_responses_events,  # type: ignore[dict-item]
-    "anthropic": clients.anthropic_events,  # type: ignore[dict-item]
-    "gemini": clients.genai_chat,  # type: ignore[dict-item]
-    "interactions": clients.genai_interactions,  # type: ignore[dict-item]
-}
+GENAI = needs_python("google-genai", (3, 11))
 
 
 @pytest.mark.parametrize("fault", ["truncated", "disconnected"])
-@pytest.mark.parametrize("provider", CUT_BY_ITSELF)
-def test_what_aimock_itself_cuts(aimock: str, provider: str, fault: str) -> None:
-    reader: Any = CUT_BY_ITSELF[provider]
+@pytest.mark.parametrize(
+    ("reader", "expected"),
+    [
+        pytest.param(clients.openai_chat, "CannotResume", id="chat"),
+        pytest.param(clients.openai_responses_events, "CannotResume", id="responses"),
+        pytest.param(clients.anthropic_events, "CannotResume", id="anthropic"),
+        pytest.param(clients.genai_chat, "CannotResume", id="gemini", marks=GENAI),
+        pytest.param(clients.genai_interactions, "ResumeExpired", id="interactions", marks=GENAI),
+    ],
+)
+def test_what_aimock_itself_cuts(aimock: str, reader: Any, expected: str, fault: str) -> None:
     whole = read(functools.partial(reader, prompt="whole"), aimock)
+    assert whole.error is None
     with FaultProxy(aimock) as proxy:
         seen = read(functools.partial(reader, prompt=fault), proxy.url, Seen(watched=True))
         (sent,) = [request.events_sent for request in proxy.requests if request.streamed]
     error = ours(seen.error)
-    assert type(error).__name__ == ("ResumeExpired" if provider == "interactions" else "CannotResume")
+    assert type(error).__name__ == expected
     assert isinstance(error, rl.StreamInterrupted)
     assert error.partial_text == seen.text
     assert whole.text.startswith(seen.text)

@@ -21,7 +21,7 @@ from resumable_llm.testing import Fault, FaultPlan, FaultProxy, RequestRecord
 from tests.sockets.clients import FOREIGN_GENERATORS
 from tests.sockets.scripted import Answer, Request, Scripted
 from tests.systems import servers
-from tests.systems.absent import skip_and_tell
+from tests.systems.absent import needs_python, skip_and_tell
 from tests.systems.clients import Seen, ours, read
 from tests.systems.table import AGAIN, HIDDEN, PAGE, POLLED, ROWS, Row, render
 
@@ -245,7 +245,9 @@ def llama_for_groq(pytestconfig: pytest.Config) -> Iterator[str]:
         yield server.url
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=str(row), marks=needs_python(row.client, row.python)) for row in ROWS]
+)
 def test_row(row: Row, request: pytest.FixtureRequest) -> None:
     server: str = request.getfixturevalue(row.server)
     whole = ask(row, server, watched=False)

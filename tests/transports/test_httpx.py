@@ -61,6 +61,12 @@ class TransportTests:
     def async_around(self, inner: Any, **options: Any) -> Any:
         return getattr(rl, self.family).AsyncResumableTransport(inner, **{"policy": policy(), **options})
 
+    @pytest.mark.parametrize("patience", [{}, {"deadline": 60}, rl.RetryPolicy])
+    def test_what_is_no_policy(self, patience: Any) -> None:
+        for around in (self.around, self.async_around):
+            with pytest.raises(TypeError, match="policy must be a RetryPolicy"):
+                around(transport(self.family), policy=patience)
+
     # What is none of our business
 
     @pytest.mark.parametrize("accept", [{}, ACCEPT])

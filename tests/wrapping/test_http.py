@@ -6,6 +6,7 @@ import copy
 import gc
 import importlib
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +21,18 @@ from tests.in_memory import ACCEPT, EVENTS_URL, FAMILIES, Said, numbered, policy
 def family(request: pytest.FixtureRequest) -> str:
     assert isinstance(request.param, str)
     return request.param
+
+
+@pytest.fixture
+def no_chance_collection() -> Iterator[None]:
+    """Garbage is collected where the test says so, and that of other tests before it.
+
+    An error in a finalizer keeps the frames that happened to run, and with them a client that was just being made.
+    """
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def client(family: str, *script: Said, **options: Any) -> Any:
@@ -199,6 +212,7 @@ def test_the_connections_stay_while_the_original_is_used(family: str) -> None:
     assert inner.closed == 1
 
 
+@pytest.mark.usefixtures("no_chance_collection")
 def test_the_last_client_closes_the_connections(family: str) -> None:
     http = client(family, mounts={"all://mounted.example": transport(family), "all://direct.example": None})
     inner, mounted = http._transport, next(mount for mount in http._mounts.values() if mount)
@@ -209,6 +223,7 @@ def test_the_last_client_closes_the_connections(family: str) -> None:
     assert (inner.closed, mounted.closed) == (1, 1)
 
 
+@pytest.mark.usefixtures("no_chance_collection")
 async def test_the_last_client_closes_the_connections_async(family: str) -> None:
     http = async_client(family)
     inner = http._transport
@@ -228,6 +243,7 @@ def test_the_connections_stay_while_the_original_is_used_though_wrapped_twice(fa
     assert http._transport.closed == 0
 
 
+@pytest.mark.usefixtures("no_chance_collection")
 def test_the_connections_stay_while_the_copy_is_used_that_was_wrapped_again(family: str) -> None:
     http = client(family)
     inner = http._transport
@@ -240,6 +256,7 @@ def test_the_connections_stay_while_the_copy_is_used_that_was_wrapped_again(fami
     assert inner.closed == 1
 
 
+@pytest.mark.usefixtures("no_chance_collection")
 def test_two_copies_of_a_client_that_is_gone_leave_the_closing_to_the_collector(family: str) -> None:
     # Each of them holds the original, so that neither can know itself to be the last: a limit, not a promise.
     http = client(family)
@@ -256,6 +273,7 @@ def test_two_copies_of_a_client_that_is_gone_leave_the_closing_to_the_collector(
     assert connections() is None
 
 
+@pytest.mark.usefixtures("no_chance_collection")
 def test_the_original_may_go_while_its_copy_streams(family: str) -> None:
     library = importlib.import_module(family)
     finalized: list[object] = []
@@ -279,6 +297,7 @@ def test_what_is_no_such_client(thing: object) -> None:
         wrapping.copied(thing, {})
 
 
+@pytest.mark.usefixtures("no_chance_collection")
 def test_somebody_else_may_own_the_connections(family: str) -> None:
     held = object()
     owner = Owner(held)

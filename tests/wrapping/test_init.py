@@ -34,11 +34,33 @@ def async_client(family: str, *script: Said, **options: Any) -> Any:
 class Sdk:
     """What cannot be told from an SDK's client by its class."""
 
+    def __init__(self, http: object) -> None:
+        self._client = http
 
-@pytest.mark.parametrize("thing", [None, "client", Sdk, SimpleNamespace(_client=object(), copy=print)])
+    def copy(self, *, http_client: object) -> Sdk:
+        return Sdk(http_client)
+
+
+@pytest.mark.parametrize("thing", [None, "client", object(), SimpleNamespace(_client=object(), copy=print)])
 def test_what_cannot_be_wrapped(thing: object) -> None:
     with pytest.raises(TypeError, match=r"cannot wrap \w+\.\w+: pass a client of openai.*rl\.wrap\("):
         rl.wrap(thing)
+
+
+@pytest.mark.parametrize("name", ["Client", "AsyncClient"])
+def test_a_class_is_no_client(family: str, name: str) -> None:
+    for kind in (getattr(importlib.import_module(family), name), Sdk):
+        with pytest.raises(TypeError, match=f"cannot wrap the class {kind.__name__}: pass an instance of it"):
+            rl.wrap(kind)
+
+
+@pytest.mark.parametrize("patience", [{}, {"deadline": 60}, rl.RetryPolicy])
+def test_what_is_no_policy(family: str, patience: Any) -> None:
+    http = client(family)
+    for thing in (http, Sdk(http)):
+        rl.wrap(thing)
+        with pytest.raises(TypeError, match="policy must be a RetryPolicy"):
+            rl.wrap(thing, policy=patience)
 
 
 def test_what_cannot_be_copied_cannot_be_wrapped(family: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import islice
 
 from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.fallback import Fallbacks
 from resumable_llm.core.model import Drop, Failure, Report
 from resumable_llm.core.transcript import Transcript
 
@@ -34,7 +35,10 @@ class Account:
         self._events_before = events_before
         self._drops: list[Drop] = []
         self._first_failure_at = 0.0
+        self._running_since: float | None = None
         self._seconds_lost = 0.0
+        self._news_at = 0.0
+        self._seconds_read = 0.0
         self._tokens_counted = (0, 0)
 
     @property
@@ -46,9 +50,22 @@ class Account:
         """Something new has come: patience begins anew."""
         self.news = True
         self.failures = 0
+        self._news_at = now
+        self._running_since = None
         if self._dropped_at is not None:
             self._seconds_lost += now - self._dropped_at
             self._dropped_at = None
+
+    def note_running(self, now: float) -> float:
+        """The server says that the answer is in progress, so it lives, and no connection has failed.
+
+        Returns:
+            Seconds since it first said so with nothing new in between.
+        """
+        self.failures = 0
+        if self._running_since is None:
+            self._running_since = now
+        return now - self._running_since
 
     def note_end_of_connection(self, now: float) -> float:
         """A connection has dropped.
@@ -58,7 +75,9 @@ class Account:
         """
         if self._dropped_at is None:
             self._dropped_at = now
-        if not self.news:
+        if self.news:
+            self._seconds_read += now - self._news_at
+        else:
             self.failures += 1
             if self.failures == 1:
                 self._first_failure_at = now
@@ -69,7 +88,7 @@ class Account:
         """What follows upon a drop."""
         self._drops.append(Drop(failure.reason, way, self.events, backoff))
 
-    def report(self, dialect: Dialect, replayed: int) -> Report:
+    def report(self, dialect: Dialect, replayed: int, fallbacks: Fallbacks) -> Report:
         """The account as others see it."""
         return Report(
             attempts=self.attempts,
@@ -77,16 +96,22 @@ class Account:
             events=self._transcript.events,
             bytes=self._transcript.size,
             replayed=replayed,
-            fidelity="exact",
+            fidelity=fallbacks.fidelity,
+            seams=fallbacks.seams,
             seconds_lost=self._seconds_lost,
-            tokens_not_paid_twice=self._tokens_before_last_drop(dialect),
+            seconds_saved=0.0 if self._began_anew else self._seconds_read,
+            tokens_not_paid_twice=0 if self._began_anew else self._tokens_before_last_drop(dialect),
+            input_tokens_sent_again=fallbacks.input_tokens,
             end_proved=self.end_proved,
             dialect=dialect.name,
         )
 
+    @property
+    def _began_anew(self) -> bool:
+        """Nothing was dropped, or what followed had the server generate all of it a second time."""
+        return not self._drops or self._drops[-1].way == "replay"
+
     def _tokens_before_last_drop(self, dialect: Dialect) -> int:
-        if not self._drops:
-            return 0
         before = self._drops[-1].events - self._events_before
         if self._tokens_counted[0] != before:
             texts = sum(1 for event in islice(self._transcript, before) if dialect.text(event))

@@ -14,6 +14,7 @@ from typing import Protocol
 from resumable_llm.core.events import Fields
 from resumable_llm.core.framing import Framing
 from resumable_llm.core.model import Headers, Progress, Reading, RequestPlan
+from resumable_llm.core.speech import Speech
 from resumable_llm.core.transcript import Transcript
 
 
@@ -86,6 +87,11 @@ class Dialect(Protocol):
     @property
     def framing(self) -> Framing:
         """How the body is cut into events."""
+        ...
+
+    @property
+    def speech(self) -> Speech | None:
+        """What its events say, for those who must compare or join generations; None if nobody knows."""
         ...
 
     @property

@@ -34,6 +34,9 @@ class ResumableError(Exception):
     Args:
         message: What went wrong and what to do about it. Never holds a secret or a prompt.
         partial_text: The text of the answer received so far.
+        partial: The message received so far, as plain data in the shape of the SDK's own: a chat completion, a message,
+            a response; a tool call that may not be whole stands apart, under ``incomplete_tool_calls``. The list of the
+            events where the protocol has no message; None if nothing was received.
         checkpoint: Where the answer broke off; give it to `resume_sse` to try again later.
         report: What was tried.
     """
@@ -43,18 +46,23 @@ class ResumableError(Exception):
         message: str,
         *,
         partial_text: str = "",
+        partial: Any = None,
         checkpoint: Checkpoint | None = None,
         report: Report | None = None,
     ) -> None:
         # The message alone goes up: in a transport the next class in line is the HTTP family's, with its own signature.
         super().__init__(message)
         self.partial_text = partial_text
+        self.partial = partial
         self.checkpoint = checkpoint
         self.report = report
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = next(base for base in type(self).__mro__ if base.__module__ == __name__)
-        return _rebuild, (own, str(self), self.partial_text, self.checkpoint, self.report)
+        return own, (str(self),), {name: getattr(self, name) for name in _CARRIED}
+
+
+_CARRIED = ("partial_text", "partial", "checkpoint", "report")
 
 
 class StreamInterrupted(ResumableError):
@@ -123,15 +131,15 @@ def as_family(error: ErrorT, family_error: type[Exception]) -> ErrorT:
             ours.__name__, (ours, family_error), {"__doc__": ours.__doc__, "__module__": family_error.__module__}
         )
         _CLASSES[ours, family_error] = both
-    made = both(str(error), partial_text=error.partial_text, checkpoint=error.checkpoint, report=error.report)
+    made = both(
+        str(error),
+        partial_text=error.partial_text,
+        partial=error.partial,
+        checkpoint=error.checkpoint,
+        report=error.report,
+    )
     made.__cause__ = error.__cause__
     return cast(ErrorT, made)
 
 
 _CLASSES: dict[tuple[type[Exception], type[Exception]], Any] = {}
-
-
-def _rebuild(
-    cls: type[ResumableError], message: str, text: str, checkpoint: Checkpoint | None, report: Report | None
-) -> ResumableError:
-    return cls(message, partial_text=text, checkpoint=checkpoint, report=report)

@@ -123,7 +123,8 @@ class BlockSplitter:
 
     def _refuse(self) -> None:
         raise EventTooLarge(
-            f"an event of more than {self.max_bytes:,} bytes: raise max_event_bytes if the server is right to send it"
+            f"the server sent an event of more than {self.max_bytes:,} bytes, the most that is kept of one: ask it for "
+            "smaller ones, or read this answer without resumable-llm"
         )
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from resumable_llm.core.events import BlockSplitter, Fields, parse_block
+from resumable_llm.core.events import BlockSplitter, Fields, encode_event, parse_block
 
 
 class LineSplitter(BlockSplitter):
@@ -53,22 +53,30 @@ class Framing:
         boundary: What ends a block, in the simple form that `Dialect.ordinary` is written for.
         splitter: Makes a splitter, given the bound on one block in bytes.
         parse: Reads the fields of a block.
+        encode: Writes a block, given the name of the event, if it has one, and its data.
     """
 
     media_types: tuple[str, ...]
     boundary: bytes
     splitter: Callable[[int], BlockSplitter]
     parse: Callable[[bytes], Fields]
+    encode: Callable[[str | None, str], bytes]
 
     def announced_by(self, content_type: str) -> bool:
         """Whether a ``Content-Type`` header announces a body of this kind."""
         return content_type.partition(";")[0].strip().lower() in self.media_types
 
 
-EVENT_STREAM = Framing(("text/event-stream",), b"\n\n", BlockSplitter, parse_block)
+EVENT_STREAM = Framing(
+    ("text/event-stream",), b"\n\n", BlockSplitter, parse_block, lambda event, data: encode_event(data, event=event)
+)
 """Server-sent events."""
 
 JSON_LINES = Framing(
-    ("application/x-ndjson", "application/ndjson", "application/jsonl"), b"\n", LineSplitter, parse_line
+    ("application/x-ndjson", "application/ndjson", "application/jsonl"),
+    b"\n",
+    LineSplitter,
+    parse_line,
+    lambda _event, data: data.encode() + b"\n",
 )
 """A JSON object a line: https://github.com/ndjson/ndjson-spec, read 2026-11-22."""

@@ -13,6 +13,7 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.events import BOM, Fields
 from resumable_llm.core.model import NOTHING, Checkpoint, Position, Reading
 from resumable_llm.core.replay import Counter, Ledger, Seam, Verdict
+from resumable_llm.core.splice import Splice, encode
 from resumable_llm.core.transcript import Transcript
 
 SETTLE_EVENTS = 256
@@ -82,6 +83,7 @@ class Intake:
         self._takes_errors = self._resumed = False
         self._behind_error: Sequence[bytes] = ()
         self._seam: Seam | None = None
+        self._splice: Splice | None = None
         self._at_start = True
         self._cursor = start.cursor
         self._behind = start.behind
@@ -125,6 +127,12 @@ class Intake:
         self.ledger.replaying = False
         self._takes_errors = True
 
+    def begin_splice(self, splice: Splice) -> None:
+        """What comes now is of another generation, and only what fits to the old one is new."""
+        self.begin_missing()
+        self._takes_errors = False
+        self._splice = splice
+
     def settle(self) -> None:
         """See whether the next bytes may pass plainly: half an event must wait for its other half."""
         self.plain = not (self.terminal or self._splitter.pending) and self._may_skim
@@ -138,7 +146,7 @@ class Intake:
     @property
     def _may_skim(self) -> bool:
         """Whether ordinary events need not be read: the first ones of a resumed stream must."""
-        ordinary = self.dialect.ordinary is not None and not self.dialect.repeats_last
+        ordinary = self.dialect.ordinary is not None and not self.dialect.repeats_last and self._splice is None
         return ordinary and not self.ledger.replaying and not self._due
 
     def pass_plain(self, chunk: bytes) -> bool:
@@ -248,6 +256,8 @@ class Intake:
 
     def judge(self, blocks: Sequence[bytes], before: Position) -> list[Deliver]:
         """The same for blocks."""
+        if self._splice is not None:
+            return self._fit(blocks, self._splice)
         self.saw_data = self.error_came = False
         skim = self._may_skim
         found: list[Deliver] = []
@@ -277,6 +287,44 @@ class Intake:
             events = sum([each.events for each in found])
             return [Deliver(b"".join([each.data for each in found]), events, self.head)]
         found[-1] = found[-1]._replace(position=self.head)
+        return found
+
+    def _fit(self, blocks: Sequence[bytes], splice: Splice) -> list[Deliver]:
+        """The same for blocks of another generation: what of them fits, and is new."""
+        self.saw_data = self.error_came = False
+        found: list[Deliver] = []
+        for number, block in enumerate(blocks):
+            fields = self.dialect.framing.parse(block.removeprefix(BOM) if self._at_start else block)
+            self._at_start = False
+            if fields.retry is not None:
+                self.retry_floor = fields.retry / 1000
+            reading = NOTHING if fields.data is None and fields.event is None else self.dialect.read(fields)
+            if reading.hollow or (fields.data is None and fields.event is None):
+                continue
+            self.saw_data = self.saw_data or not reading.keepalive
+            if reading.transient and not self._takes_errors:
+                self.error_held, self.error_came = (reading, block), True
+                self._behind_error = blocks[number + 1 :]
+                break
+            if reading.error is not None:
+                made = [encode(self.dialect.framing, fields, None)]
+            else:
+                made = splice.take(fields, terminal=reading.terminal)
+            if splice.objection:
+                self.objection = Verdict.MISFIT, splice.objection
+                break
+            if made:
+                self.error_held = None
+            else:
+                self.replayed += 1
+            for each in made:
+                self._count(each)
+                found.append(_new(Deliver, (each, 1, self.head)))
+            self.handle = reading.handle or self.handle
+            self.upstream_error = self.upstream_error or reading.error
+            self.terminal = reading.terminal or splice.finished
+            if self.terminal:
+                break
         return found
 
     def _judge(self, block: bytes) -> int | None:
@@ -336,7 +384,9 @@ class Intake:
             return False
         self.error_held = None  # that there is more says that it has passed
         self.handle = self.handle or reading.handle
-        self._take_id(fields)
+        # A server that says nothing but where it is may be further on than what it has told: of use only at the start.
+        says_nothing = reading.keepalive and not fields.data and self.last_event_id
+        self._take_id(fields._replace(id=None) if says_nothing else fields)
         if reading.cursor is not None:
             self._cursor, self._behind = reading.cursor, 0
         self.terminal = reading.terminal

@@ -16,7 +16,8 @@ decides, they act.
 
 Why a request is made is its *purpose*: FIRST; REPEAT of the first, before anything was delivered; RESUME behind the
 last event; CONFIRM, a resume that asks whether there is more after an end that nothing proves; STATUS, whether the
-work behind the answer is done; POLL for the finished answer.
+work behind the answer is done; POLL for the finished answer; REPLAY and CONTINUE, which begin another generation to
+be joined to this one, and only if the caller asked for it.
 
 Bytes become blocks (events with their blank line), and each block is judged: seen before, a gap, another answer, or
 new. New events wait in a queue. An event counts as delivered, and moves the position, when `next_action` gives it
@@ -30,32 +31,38 @@ work can be asked for, it has the last word on such ends. A failure that the ser
 pass, is a drop as long as another attempt costs nothing; if none is left, the caller gets what the server said.
 
 After a drop comes a way back, in the order of the design: the dialect's own resume, then Last-Event-ID, then the same
-request if nothing was delivered, then a poll. No way: `CannotResume`. The backoff is the policy's.
+request if nothing was delivered, then a poll, then what the caller allows: a repeat that is verified, a continuation.
+From then on the answer is nobody's but ours, and only these ways lead on. No way: `CannotResume`. The backoff is the
+policy's.
 
 Most bytes need none of this. `receive_plain` recognises, in a few instructions, chunks that hold only whole events
 about which the dialect has nothing to say; they pass as they are. Everything that affects the state lives in this
-file, and every change of state is in `TRANSITIONS`.
+file, and every change of state is in `TRANSITIONS`. What is only read lives elsewhere: a response that is no stream in
+`judgement`, the ways back in `recovery`, the clock in `times`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from enum import Enum
-from math import inf
+from typing import Any
 
 from resumable_llm.core import errors
 from resumable_llm.core.account import Account
 from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Read, Send, Surface, Wait
 from resumable_llm.core.dialect import Dialect, Finished, StillRunning
+from resumable_llm.core.fallback import Fallbacks, Way
 from resumable_llm.core.intake import Intake
+from resumable_llm.core.judgement import REDIRECTS, TRANSIENT, Gone, Response, Unknown, judge, redirected
 from resumable_llm.core.model import (
     Backoff,
     Checkpoint,
     Failure,
+    Fallback,
     Headers,
     Limits,
     Notice,
+    Position,
     Progress,
     Report,
     RequestPlan,
@@ -65,8 +72,10 @@ from resumable_llm.core.model import (
     without_credentials,
 )
 from resumable_llm.core.outbox import Outbox
+from resumable_llm.core.partial import partial_of
 from resumable_llm.core.recovery import NEVER_ACROSS, Purpose, by_last_event_id, retry_after, way_back
 from resumable_llm.core.replay import Verdict
+from resumable_llm.core.times import Times
 from resumable_llm.core.transcript import Transcript
 
 
@@ -109,22 +118,14 @@ TRANSITIONS: dict[State, dict[Input, set[State]]] = {
 else is a bug of the driver, or of this file.
 """
 
-_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_EXPIRED = frozenset({404, 410, 416})
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_REDIRECTS = 5
 _POLLS = (Purpose.POLL, Purpose.STATUS)
+_SPLICES = (Purpose.REPLAY, Purpose.CONTINUE)
+_KEEPS_METHOD = (307, 308)
 _LACKING = (errors.CannotResume, errors.ResumeExpired, errors.RetriesExhausted)
-_MAX_REFUSAL_BYTES = 64 * 1024
+_NOTHING_LEFT = "the server has nothing of this answer any more"
 
 MAX_POLL_SECONDS = 3600.0
 """How long to believe a server that an answer is in progress while nothing comes of it; a deadline may be shorter."""
-
-RESTED_SECONDS = 5.0
-"""How long a connection must have lasted, in seconds, for its end to be no failure where the server was resting."""
-
-MIN_RETRY_SECONDS = 0.1
-"""The least ``retry:``, in seconds, with which a server at rest may close as often as it likes."""
 
 MAX_CONFIRM_WAIT = 30.0
 """The longest wait, in seconds, before asking whether there is more, if the server's ``retry:`` asks for one."""
@@ -141,6 +142,8 @@ class Conversation:
         key: The idempotency key that the request carries, for the checkpoint.
         checkpoint: Where an earlier process left off; the first request is then a resume.
         one_by_one: Give out events one at a time, so that the position is exact at each of them.
+        fallback: The ways back that begin another generation, in the order in which they may be tried.
+        can_continue: Whether the model goes on from a partial answer; None: go by the table of models.
     """
 
     def __init__(
@@ -153,6 +156,8 @@ class Conversation:
         key: str | None = None,
         checkpoint: Checkpoint | None = None,
         one_by_one: bool = False,
+        fallback: Sequence[Fallback] = (),
+        can_continue: bool | None = None,
     ) -> None:
         self.state = State.READY
         self.transcript = Transcript(limits.max_transcript_bytes, self._catch_up, dialect.framing)
@@ -171,36 +176,34 @@ class Conversation:
         self.receive_plain = self._intake.pass_plain  # a chunk that passes as it is needs no more than this
         self._outbox = Outbox(self.transcript, self._intake.head)
         self._account = Account(self.transcript, self._start.events)
+        self._times = Times(limits)
         self._location = self._start.location
+
+        self._fallbacks = Fallbacks(fallback, can_continue, limits.max_transcript_bytes)
+        self._way: Way | None = None  # another generation, asked for or under way
+        self._seam_told = False
 
         # The request at hand.
         self._purpose = Purpose.FIRST
         self._plan = request
-        self._status = 0
-        self._headers: Headers = {}
-        self._body = bytearray()
+        self._response = Response(0, {})
         self._redirects = 0
 
         # What to do next, and what is known.
         self._standing: Action | None = None
         self._failing: tuple[type[errors.ResumableError], str, BaseException | None] | None = None
-        self._deadline_at = inf
-        self._last_data_at = 0.0
         self._answered = False
         self._stream_gone = False
         self._end_is_confirmed = False  # by the server's having nothing more, before the state of the work was asked
         self._then: Callable[[], None] | None = None  # to be done when all that is new has been given out
-        self._began_at = 0.0  # the connection's body
         self._broken = False  # since the last event: the answer did not end but broke off
         self._torn = False  # and in the middle of an event
-        self._running_since: float | None = None  # it was first said that the answer is in progress
 
     # What a driver calls
 
     def start(self, now: float) -> None:
         """Begin. The first action will be to send the request."""
-        if self._limits.deadline is not None:
-            self._deadline_at = now + self._limits.deadline
+        self._times.start(now)
         if self._start.complete:
             self._end(Input.START, proved=True)
         elif self._resumed:
@@ -211,23 +214,25 @@ class Conversation:
     def receive_response(self, status: int, headers: Headers, now: float) -> None:
         """The head of a response has come; header names in lower case."""
         self._expect(Input.RESPONSE)
-        self._status, self._headers = status, headers
-        self._body.clear()
+        self._response = Response(status, headers)
         starting = self._purpose in (Purpose.FIRST, Purpose.REPEAT)
         begun = status in (200, 201)
+        splicing = self._purpose in _SPLICES
         dialect = self.dialect.answered_by(self._request, headers) if starting and begun else self.dialect
         streams = dialect.framing.announced_by(headers.get("content-type", ""))
         if begun and streams and self._purpose not in _POLLS:
             self._intake.take_dialect(dialect)
             self.transcript.framing = dialect.framing
             self._begin_stream(starting, now)
-        elif starting and not self._answered and (status not in _TRANSIENT or self._request.body is None):
+        elif splicing and status not in TRANSIENT and status not in _KEEPS_METHOD:
+            self._misfit(Input.RESPONSE, f"the server answered {status} when asked to {self._purpose.value}", now)
+        elif starting and not self._answered and (status not in TRANSIENT or self._request.body is None):
             self._surface()
         elif status == 204 and not starting and self._purpose not in _POLLS:
             self._nothing_more(now)
-        elif status in _REDIRECTS:
-            self._follow(headers.get("location", ""), now)
-        elif status in _TRANSIENT:
+        elif status in REDIRECTS:
+            self._follow(now)
+        elif status in TRANSIENT:
             self._drop(Input.RESPONSE, Failure(f"the server answered {status}", floor=retry_after(headers)), now)
         else:
             self._move(Input.RESPONSE, State.COLLECTING)
@@ -252,18 +257,16 @@ class Conversation:
             self._fail(Input.DATA, errors.EventTooLarge, str(error))
             return
         if passed:  # when exactly is not known, for a plain chunk asks no clock: some time since the last that did not
-            self._last_data_at = now
+            self._times.heard_at = now
         self._take(Input.DATA, found, now)
         if self.state is not State.STREAMING or self._then is not None:
             return
-        if self._account.news and self._deadline_at == inf:
+        if self._account.news and not self._times.has_deadline:
             intake.settle()
-        if now >= self._deadline_at:
+        if self._times.is_late(now):
             self._fail(Input.DATA, errors.RetriesExhausted, "the deadline has passed")
-        elif not intake.saw_data:
-            limit = self._limits.event_timeout if self._delivered else self._limits.first_event_timeout
-            if limit is not None and now - self._last_data_at > limit:
-                self._drop(Input.DATA, Failure(f"no event for {limit:g} s although the connection was alive"), now)
+        elif not intake.saw_data and (limit := self._times.missed(now, begun=self._delivered)) is not None:
+            self._drop(Input.DATA, Failure(f"no event for {limit:g} s although the connection was alive"), now)
 
     def receive_eof(self, now: float) -> None:
         """The body has ended as its framing says it should."""
@@ -281,7 +284,7 @@ class Conversation:
         if self._is_over or self._has_been_told_all:
             self._end(Input.EOF, proved=True)
         elif self._intake.must_repeat and not self._intake.is_torn:
-            self._object(Input.EOF, Verdict.GONE, "the server has nothing of this answer any more", now)
+            self._object(Input.EOF, Verdict.GONE, _NOTHING_LEFT, now)
         elif self.dialect.proves_end:
             self._excuse_rest(now)
             self._drop(Input.EOF, Failure("the connection ended without the event that ends an answer"), now)
@@ -362,6 +365,8 @@ class Conversation:
         position, in_hand = self._outbox.where(self._intake.head)
         if self._intake.is_placed:
             self._catch_up()
+        if self._way is not None:  # what the server knows by these names is another generation
+            position = Position(offset=position.offset)
         return Checkpoint(
             dialect=self.dialect.name,
             method=self._request.method,
@@ -375,7 +380,7 @@ class Conversation:
             events=self._account.events - in_hand,
             checksum=self._intake.ledger.checksum,
             first_id=self._intake.ledger.first_id,
-            handle=self._intake.handle,
+            handle=None if self._way is not None else self._intake.handle,
             location=self._location
             and resolve(self._request.url, self._location)
             and without_credentials(self._location),
@@ -386,7 +391,7 @@ class Conversation:
     @property
     def report(self) -> Report:
         """What it took so far."""
-        return self._account.report(self.dialect, self._intake.replayed)
+        return self._account.report(self.dialect, self._intake.replayed, self._fallbacks)
 
     @property
     def answered(self) -> bool:
@@ -431,33 +436,46 @@ class Conversation:
         """The text of the answer delivered so far."""
         return "".join(map(self.dialect.text, self.transcript))
 
+    def partial(self) -> Any:
+        """The message delivered so far, as `ResumableError.partial` has it."""
+        return partial_of(self.dialect, self.transcript)
+
     # Bytes to events
 
     def _begin_stream(self, starting: bool, now: float) -> None:
         self._move(Input.RESPONSE, State.STREAMING)
         self._standing = Read()
-        self._account.news, self._last_data_at, self._began_at = False, now, now
+        self._account.news = False
+        self._times.connect(now)
         self._redirects = 0
         self._answered = True
-        self._location = self._headers.get("location") or self._location
+        self._location = self._response.headers.get("location") or self._location
+        if self._purpose in _SPLICES:
+            assert self._way is not None
+            self._fallbacks.take(self._way)
+            self._intake.begin_splice(self._way.splice)
+            self._seam_told = False
+            return
         if starting:
-            self._intake.handle = self.dialect.handle(self._request, self._headers)
+            self._intake.handle = self.dialect.handle(self._request, self._response.headers)
         self._intake.begin(resumed=not starting)
 
     def _take(self, event: Input, found: list[Deliver], now: float) -> None:
         """Hand over what is new, then see what else the bytes have said."""
         intake = self._intake
         if intake.saw_data:
-            self._last_data_at = now
+            self._times.heard_at = now
         if found:
             self._outbox.put(found)
+            if self._way is not None and not self._seam_told and self._way.splice.joined:
+                self._seam_told = True
+                self._notify("seam", f"{self._purpose.value} behind {self._way.characters} characters")
             if not self._account.news and intake.saw_data and any(each.events for each in found):
                 self._account.note_news(now)
                 self._broken = self._torn = False
-                self._running_since = None
         if intake.objection is not None:
             verdict, why = intake.objection
-            if verdict in (Verdict.UNCLEAR, Verdict.GONE):
+            if verdict in (Verdict.UNCLEAR, Verdict.GONE, Verdict.MISFIT):
                 self._then = lambda: self._object(Input.DATA, verdict, why, now)
             else:
                 self._object(event, verdict, why, now)
@@ -471,7 +489,7 @@ class Conversation:
         assert self._intake.error_held is not None
         reading, _ = self._intake.error_held
         way = self._way_back()
-        if isinstance(way, str) or way[0] not in (Purpose.REPEAT, Purpose.RESUME):
+        if isinstance(way, str) or way[0] not in (Purpose.REPEAT, Purpose.RESUME, *_SPLICES):
             # Nothing can be done about it: the caller gets what the server says, and what it says behind it.
             self._take(Input.DATA, self._intake.release_error(self._outbox.position), now)
         else:
@@ -483,18 +501,20 @@ class Conversation:
         self._outbox.put(self._intake.release_error(self._outbox.position))
         self._end(event, proved=True)
 
+    def _misfit(self, event: Input, why: str, now: float) -> None:
+        """Another generation does not fit to this one, or is not to be had."""
+        self._intake.objection = None
+        self._fallbacks.rule_out(why, diverged=self.state is State.STREAMING)
+        self._drop(event, Failure(why), now)
+
     def _object(self, event: Input, verdict: Verdict, why: str, now: float) -> None:
-        if verdict is Verdict.UNCLEAR:
-            self._intake.objection = None
-            self._drop(event, Failure(why), now)
+        if verdict is Verdict.MISFIT:
+            self._misfit(event, why, now)
             return
-        if verdict is Verdict.GONE:
+        if verdict in (Verdict.UNCLEAR, Verdict.GONE):
             self._intake.objection = None
-            self._stream_gone = True
-            if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
-                self._end_or_ask(event, now, proved=False)
-                return
-            self._drop(event, Failure(why), now)
+            if verdict is Verdict.UNCLEAR or not self._note_gone(event, now):
+                self._drop(event, Failure(why), now)
             return
         error = errors.GapDetected if verdict is Verdict.GAP else errors.ReplayDiverged
         if self._purpose is Purpose.CONFIRM and self._plan.method != "GET" and error is errors.ReplayDiverged:
@@ -550,7 +570,11 @@ class Conversation:
         # Made when it is asked for: by then all that was queued has been delivered.
         report = self.report
         error = kind(
-            f"{why} ({report.summary()})", partial_text=self.partial_text(), checkpoint=self.checkpoint, report=report
+            f"{why} ({report.summary()})",
+            partial_text=self.partial_text(),
+            partial=self.partial(),
+            checkpoint=self.checkpoint,
+            report=report,
         )
         error.__cause__ = cause
         return Fail(error)
@@ -569,8 +593,11 @@ class Conversation:
             return
         if isinstance(way, str):
             self._account.note_drop(failure, "", 0.0)
-            kind = errors.ResumeExpired if self._stream_gone else errors.CannotResume
-            self._fail(event, kind, f"{failure.reason}; {way}", failure.cause)
+            kind: type[errors.ResumableError] = errors.ResumeExpired if self._stream_gone else errors.CannotResume
+            if self._fallbacks.refusal is not None:
+                kind, way = self._fallbacks.refusal
+            why = way if way == failure.reason else f"{failure.reason}; {way}"
+            self._fail(event, kind, why, failure.cause)
             return
         floors = [floor for floor in (failure.floor, self._intake.retry_floor) if floor is not None]
         seconds = self._backoff(self._account.failures, patience, max(floors, default=None))
@@ -588,7 +615,7 @@ class Conversation:
         self._wait_and_send(event, way, seconds, now)
 
     def _wait_and_send(self, event: Input, way: tuple[Purpose, RequestPlan], seconds: float, now: float) -> None:
-        if now + seconds >= self._deadline_at:
+        if self._times.is_late(now + seconds):
             self._fail(event, errors.RetriesExhausted, "the deadline leaves no time for another attempt")
         elif seconds > 0:
             self._purpose, self._plan = way
@@ -599,6 +626,28 @@ class Conversation:
             self._send(event, *way, now)
 
     def _way_back(self) -> tuple[Purpose, RequestPlan] | str:
+        found = "only another generation can follow this one" if self._way is not None else self._own_way_back()
+        return (self._other_generation() or found) if isinstance(found, str) else found
+
+    def _other_generation(self) -> tuple[Purpose, RequestPlan] | None:
+        way = self._fallbacks.way(self.dialect, self._request, self.transcript)
+        self._way = way or self._way
+        return None if way is None else (way.purpose, way.plan)
+
+    def _refuse(self, event: Input, error: type[errors.ResumableError], why: str, now: float) -> None:
+        """The server will not hand out the rest: another generation is all that is left, where the caller allows it."""
+        if self._purpose in _SPLICES:
+            self._misfit(event, why, now)
+            return
+        way = self._other_generation()
+        if way is None:
+            kind, reason = self._fallbacks.refusal or (error, "")
+            self._fail(event, kind, f"{why}; {reason}" if reason else why)
+        else:
+            self._account.note_drop(Failure(why), way[0].value, 0.0)
+            self._send(event, *way, now)
+
+    def _own_way_back(self) -> tuple[Purpose, RequestPlan] | str:
         fruitless = self._purpose is Purpose.RESUME and self.state is State.STREAMING and self._account.failures > 0
         polling = self._purpose is Purpose.POLL
         return way_back(self.dialect, self.progress, prefer_poll=fruitless or polling, stream_gone=self._stream_gone)
@@ -612,10 +661,25 @@ class Conversation:
             self._end_is_confirmed = proved
             self._wait_and_send(event, (Purpose.STATUS, plan), 0.0, now)
 
+    def _note_gone(self, event: Input, now: float) -> bool:
+        """The stream can be had no longer. If that was asked after a clean end, the state of the work may decide.
+
+        Returns:
+            Whether it does.
+        """
+        self._stream_gone = True
+        decides = self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll
+        if decides:
+            self._end_or_ask(event, now, proved=False)
+        return decides
+
     def _excuse_rest(self, now: float) -> None:
         """That nothing came of a connection is no failure if the server had said that there was nothing."""
-        slowly = now - self._began_at >= RESTED_SECONDS or (self._intake.retry_floor or 0.0) >= MIN_RETRY_SECONDS
-        if self.state is State.STREAMING and self._intake.resting and slowly:
+        if (
+            self.state is State.STREAMING
+            and self._intake.resting
+            and self._times.may_rest(now, self._intake.retry_floor)
+        ):
             self._account.news = True
 
     def _confirm(self, now: float) -> None:
@@ -635,30 +699,21 @@ class Conversation:
         else:
             self._send(event, *way, now)
 
-    def _send(self, event: Input, purpose: Purpose, plan: RequestPlan, now: float) -> None:
-        if now >= self._deadline_at:
+    def _send(self, event: Input, purpose: Purpose, plan: RequestPlan, now: float, redirects: int = 0) -> None:
+        if self._times.is_late(now):
             self._fail(event, errors.RetriesExhausted, "the deadline has passed")
             return
         if origin(plan.url) != origin(self._request.url):
             self._fail(event, errors.CannotResume, f"the way back leads to another origin, and {NEVER_ACROSS}")
             return
-        self._redirects = 0
+        self._redirects = redirects
         self._intake.plain = False  # what comes next need not be a stream
         self._purpose, self._plan = purpose, plan
         self._account.attempts += 1
         self._move(event, State.ASKING)
         if purpose is not Purpose.FIRST:
             self._notify(purpose.value, "")
-        self._standing = Send(plan, self._silence_allowed(now))
-
-    def _silence_allowed(self, now: float) -> float | None:
-        limits = self._limits
-        waits = [limits.event_timeout] if self._delivered else [limits.first_event_timeout, limits.event_timeout]
-        # A connection has one read timeout for its whole life, so the longer of the two; what it misses, receive_data
-        # sees.
-        longest = None if None in waits else max(filter(None, waits))
-        left = self._deadline_at - now
-        return longest if left == inf else min(left, longest or left)
+        self._standing = Send(plan, self._times.silence(now, begun=self._delivered))
 
     # Answers that are no streams
 
@@ -666,105 +721,59 @@ class Conversation:
         self._move(Input.RESPONSE, State.ENDED)
         self._standing = Surface()
 
-    def _follow(self, location: str, now: float) -> None:
-        target = resolve(self._plan.url, location)
-        self._redirects += 1
-        if not location or self._redirects > _MAX_REDIRECTS:
-            self._fail(Input.RESPONSE, errors.CannotResume, "the server redirects without end")
-        elif target is None:
-            why = f"the server redirects to another origin, and {NEVER_ACROSS}"
-            self._fail(Input.RESPONSE, errors.CannotResume, why)
+    def _follow(self, now: float) -> None:
+        redirects = self._redirects + 1
+        plan = redirected(self._plan, self._response, redirects)
+        if isinstance(plan, str):
+            self._refuse(Input.RESPONSE, errors.CannotResume, plan, now)
         else:
-            same = self._status in (307, 308) or self._plan.method == "GET"
-            plan = replace(self._plan, url=target) if same else self._plan.get(target)
-            followed = self._redirects
-            self._send(Input.RESPONSE, self._purpose, plan, now)
-            self._redirects = followed
+            self._send(Input.RESPONSE, self._purpose, plan, now, redirects)
 
     def _nothing_more(self, now: float) -> None:
         if self._intake.error_held is not None:
             self._surface_error(Input.RESPONSE)
         elif self.dialect.repeats_last and self._delivered:
-            self._stream_gone = True
-            if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
-                self._end_or_ask(Input.RESPONSE, now, proved=False)
-                return
-            self._drop(Input.RESPONSE, Failure("the server has nothing of this answer any more"), now)
+            self._object(Input.RESPONSE, Verdict.GONE, _NOTHING_LEFT, now)
         elif self.dialect.proves_end or self._torn:
             self._stream_gone = True
-            self._drop(
-                Input.RESPONSE,
-                Failure("the server has nothing more, but what was received is not whole"),
-                now,
-            )
+            failure = Failure("the server has nothing more, but what was received is not whole")
+            self._drop(Input.RESPONSE, failure, now)
         else:
             self._end(Input.RESPONSE, proved=True)
 
     def _collect(self, chunk: bytes, now: float) -> None:
-        if now >= self._deadline_at:
+        if self._times.is_late(now):
             self._fail(Input.DATA, errors.RetriesExhausted, "the deadline has passed")
             return
-        self._body += chunk
-        wanted = self._status == 200
-        if len(self._body) > (self._limits.max_transcript_bytes if wanted else _MAX_REFUSAL_BYTES):
+        self._response.body += chunk
+        if self._response.is_enough(self._limits.max_transcript_bytes):
             self._judge_body(Input.DATA, now)
 
     def _judge_body(self, event: Input, now: float) -> None:
-        status, body = self._status, bytes(self._body)
-        polls = not self.dialect.confirms_by_poll and self.dialect.poll(self.progress) is not None
-        if self._purpose is Purpose.STATUS:
-            self._judge_status(event, body, now)
-        elif status == 200 and polls and self._purpose is not Purpose.REPEAT:
-            self._judge_poll(event, body, now)
-        elif status == 200:
-            kind = self._headers.get("content-type", "no content type")
-            self._fail(event, errors.CannotResume, f"the server answered with {kind} instead of an event stream")
-        elif self._purpose is not Purpose.REPEAT and (status in _EXPIRED or self.dialect.gone(status, body)):
-            expired = Failure(f"the server answered {status} when asked for the rest")
-            if self._purpose is Purpose.CONFIRM and self.dialect.confirms_by_poll:
-                self._stream_gone = True
-                self._end_or_ask(event, now, proved=False)
-            elif self._purpose is Purpose.POLL or not polls:
-                self._fail(event, errors.ResumeExpired, f"{expired.reason}: {self.dialect.keeps}")
-            else:
-                self._stream_gone = True
-                self._ask_again(event, now)
-        else:
-            self._fail(event, errors.CannotResume, f"the server answered {status} when asked for the rest")
-
-    def _judge_status(self, event: Input, body: bytes, now: float) -> None:
-        result = self.dialect.read_poll(self._headers, body, self.progress, self.transcript)
-        if self._status == 200 and isinstance(result, Finished):
-            self._take_finished(event, result, now)
-        elif self._status != 200 or not isinstance(result, StillRunning):
+        found = judge(self._response, self._purpose, self.dialect, self.progress, self.transcript)
+        if isinstance(found, Finished):
+            self._take_finished(event, found, now)
+        elif isinstance(found, StillRunning):
+            self._let_run(event, found.seconds, now)
+        elif isinstance(found, Unknown):
             self._end(event, proved=self._end_is_confirmed)
-        elif self._is_patient(event, now):
-            failure = Failure("the connection ended although the work goes on", floor=result.seconds)
-            self._drop(event, failure, now)
+        elif not isinstance(found, Gone):
+            self._refuse(event, found.error, found.why, now)
+        elif not self._note_gone(event, now):
+            self._ask_again(event, now)
 
-    def _is_patient(self, event: Input, now: float) -> bool:
-        """Whether a server may still be believed that the answer is in progress."""
-        self._account.failures = 0  # the server lives and works
-        if self._running_since is None:
-            self._running_since = now
-        if now - self._running_since <= MAX_POLL_SECONDS:
-            return True
-        why = f"for {MAX_POLL_SECONDS / 60:g} minutes the server has said that the answer is in progress"
-        self._fail(event, errors.RetriesExhausted, why)
-        return False
-
-    def _judge_poll(self, event: Input, body: bytes, now: float) -> None:
-        result = self.dialect.read_poll(self._headers, body, self.progress, self.transcript)
-        if isinstance(result, StillRunning):
+    def _let_run(self, event: Input, seconds: float, now: float) -> None:
+        """The server says that the answer is in progress, and for how long it may be believed."""
+        if self._account.note_running(now) > MAX_POLL_SECONDS:
+            why = f"for {MAX_POLL_SECONDS / 60:g} minutes the server has said that the answer is in progress"
+            self._fail(event, errors.RetriesExhausted, why)
+        elif self._purpose is Purpose.STATUS:
+            self._drop(event, Failure("the connection ended although the work goes on", floor=seconds), now)
+        else:
             plan = None if self._stream_gone else self.dialect.resume(self.progress)
             way = (Purpose.POLL, self.dialect.poll(self.progress)) if plan is None else (Purpose.RESUME, plan)
             assert way[1] is not None
-            if self._is_patient(event, now):
-                self._wait_and_send(event, (way[0], way[1]), result.seconds, now)
-        elif isinstance(result, Finished):
-            self._take_finished(event, result, now)
-        else:
-            self._fail(event, errors.CannotResume, result.reason)
+            self._wait_and_send(event, (way[0], way[1]), seconds, now)
 
     def _take_finished(self, event: Input, result: Finished, now: float) -> None:
         self._move(event, State.STREAMING)

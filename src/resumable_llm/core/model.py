@@ -16,6 +16,7 @@ Headers = Mapping[str, str]
 """Response headers by lower-case name."""
 
 Fidelity = Literal["exact", "verified", "continued"]
+Fallback = Literal["replay", "continue"]
 
 
 def to_header(text: str) -> str:
@@ -291,8 +292,8 @@ class Drop:
 
     Attributes:
         reason: Why the connection gave no more.
-        way: The way back that was taken: ``resume``, ``poll``, ``repeat`` (nothing had been delivered) or ``status``
-            (whether the work is done was asked again); empty if there was none.
+        way: The way back that was taken: ``resume``, ``poll``, ``repeat`` (nothing had been delivered), ``status``
+            (whether the work is done was asked again), ``replay`` or ``continue``; empty if there was none.
         events: Events delivered before it.
         backoff: Time waited before the next attempt, in seconds.
     """
@@ -301,6 +302,23 @@ class Drop:
     way: str
     events: int
     backoff: float
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Where another generation was joined to what was delivered.
+
+    Attributes:
+        way: ``replay`` (it repeated what was delivered, and was compared with it) or ``continue`` (it went on).
+        events: Events delivered before it.
+        characters: Characters of the answer delivered before it.
+        echoed: Characters that were said again, and not delivered again.
+    """
+
+    way: str
+    events: int
+    characters: int
+    echoed: int
 
 
 @dataclass(frozen=True)
@@ -313,10 +331,16 @@ class Report:
         events: Events delivered.
         bytes: Bytes delivered.
         replayed: Events that came again and were not delivered again.
-        fidelity: ``exact``: what was delivered is what the server said, once.
+        fidelity: ``exact``: what was delivered is what the server said, once. ``verified``: it was generated again, and
+            the same to the character as far as it had been delivered. ``continued``: the model went on from it.
+        seams: Where generations were joined.
         seconds_lost: Time between each drop and the next event, summed, in seconds.
+        seconds_saved: Time that the server took for what was delivered before the last drop, in seconds: what asking
+            again from the start would have taken a second time. 0 where that is what was done.
         tokens_not_paid_twice: Events with text received before the last drop: at about a token each, what asking again
-            from the start would have generated a second time.
+            from the start would have generated a second time. 0 where that is what was done.
+        input_tokens_sent_again: Tokens that the server read for each generation but the first, what came from a cache
+            included; None where it did not tell.
         end_proved: Whether something in the stream, or the server when asked, proved that the answer is complete.
         dialect: The wire protocol that was recognised.
     """
@@ -327,8 +351,11 @@ class Report:
     bytes: int = 0
     replayed: int = 0
     fidelity: Fidelity = "exact"
+    seams: tuple[Seam, ...] = ()
     seconds_lost: float = 0.0
+    seconds_saved: float = 0.0
     tokens_not_paid_twice: int = 0
+    input_tokens_sent_again: int | None = 0
     end_proved: bool = False
     dialect: str = ""
 
@@ -347,7 +374,9 @@ class Report:
     def _rows(self) -> list[tuple[str, Any]]:
         shown = {each.name: getattr(self, each.name) for each in fields(self)}
         shown["drops"] = len(self.drops)
-        shown["seconds_lost"] = f"{self.seconds_lost:.2f}"
+        for name in ("seconds_lost", "seconds_saved"):
+            shown[name] = f"{shown[name]:.2f}"
+        shown["seams"] = "; ".join(f"{seam.way} behind {seam.characters} characters" for seam in self.seams) or "none"
         return list(shown.items())
 
 
@@ -357,7 +386,8 @@ class Notice:
 
     Attributes:
         kind: ``drop``, ``wait``, ``resume``, ``repeat``, ``confirm`` (whether there is more behind a clean end),
-            ``status`` (whether the work is done), ``poll``, ``end`` or ``give_up``.
+            ``status`` (whether the work is done), ``poll``, ``replay``, ``continue``, ``seam`` (what was asked for by
+            one of the last two fits, and goes on), ``end`` or ``give_up``.
         attempt: Requests made so far.
         reason: In words.
         seconds: The time to be waited, for ``wait``.

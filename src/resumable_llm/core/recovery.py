@@ -28,6 +28,8 @@ class Purpose(Enum):
     CONFIRM = "confirm"
     STATUS = "status"
     POLL = "poll"
+    REPLAY = "replay"
+    CONTINUE = "continue"
 
 
 def way_back(

@@ -36,6 +36,8 @@ class Verdict(Enum):
     """It stands where an event should have come again."""
     UNCLEAR = "unclear"
     """Whether it is new cannot be told on this connection, but on another."""
+    MISFIT = "misfit"
+    """It is of another generation, which does not fit to what was delivered."""
 
 
 class Counter:

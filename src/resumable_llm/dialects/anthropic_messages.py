@@ -17,6 +17,7 @@ from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import llama_cpp
 from resumable_llm.dialects.event_stream import EventStream, json_object, object_in, wants_stream
 from resumable_llm.dialects.failures import failure
+from resumable_llm.dialects.speech.anthropic import AnthropicSpeech
 
 
 class AnthropicMessages(EventStream):
@@ -35,6 +36,7 @@ class AnthropicMessages(EventStream):
         ),
     )
     proves_end = True
+    speech = AnthropicSpeech()
     ordinary = re.compile(rb"(?:event: content_block_delta\ndata: \{.*\n\n)+")
     keeps = "messages are not kept on the server"
 

@@ -14,6 +14,7 @@ from resumable_llm.core.dialect import Facts
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import NOTHING, Reading, RequestPlan
 from resumable_llm.dialects.event_stream import EventStream, json_object, object_in, wants_stream
+from resumable_llm.dialects.speech.cohere import CohereSpeech
 
 _FAILURES = ("ERROR", "TIMEOUT")
 
@@ -30,6 +31,7 @@ class CohereChat(EventStream):
         sources=("cohere 7.3.1, v2/raw_client.py, 2026-11-22", "https://openrouter.ai/docs (streaming), 2026-11-22"),
     )
     proves_end = True
+    speech = CohereSpeech()
     # By what the data says, as the SDK reads it, whatever the event's name.
     ordinary = re.compile(rb'(?:(?:event: .*\n)?data: \{"type": ?"[a-z-]+-delta",.*\n\n)+')
     keeps = "Cohere's chats are not kept on the server"

@@ -16,6 +16,7 @@ from resumable_llm.core.dialect import Dialect, Facts, PollResult, Unusable
 from resumable_llm.core.events import Fields
 from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.model import NOTHING, Headers, Progress, Reading, RequestPlan
+from resumable_llm.core.speech import Speech
 from resumable_llm.core.transcript import Transcript
 
 _NAME = re.compile(r"[\w.:/-]{1,100}")
@@ -35,6 +36,7 @@ class EventStream:
         sources=("https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2, 2026-11-22",),
     )
     framing: Framing = EVENT_STREAM
+    speech: Speech | None = None
     proves_end: bool = False
     honours_ids: bool = True
     repeats_last: bool = False

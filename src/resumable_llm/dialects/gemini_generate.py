@@ -22,6 +22,7 @@ from resumable_llm.core.model import NOTHING, Progress, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.event_stream import EventStream, json_object, object_in
 from resumable_llm.dialects.failures import failure
+from resumable_llm.dialects.speech.gemini import GeminiSpeech
 
 
 class GeminiGenerate(EventStream):
@@ -41,6 +42,7 @@ class GeminiGenerate(EventStream):
         ),
     )
     proves_end = True
+    speech = GeminiSpeech()
     # In JSON a quoted "error" has its quotes escaped, so this finds every key of these names, and at worst too many.
     ordinary = re.compile(rb'(?:data: \{"candidates"(?!.*"(?:error|continuationToken)").*\n\n)+')
     keeps = "generateContent keeps nothing, and the last event told no continuation token to go on from"

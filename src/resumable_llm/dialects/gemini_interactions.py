@@ -25,6 +25,7 @@ from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects._interactions_snapshot import missing_events
 from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, object_in, wants_stream
 from resumable_llm.dialects.failures import failure
+from resumable_llm.dialects.speech.interactions import InteractionsSpeech
 
 # The names up to May 2026 were interaction.start, interaction.complete and content.*.
 _FIRSTS = frozenset({"interaction.created", "interaction.start"})
@@ -61,6 +62,7 @@ class GeminiInteractions(EventStream):
         ),
     )
     proves_end = True
+    speech = InteractionsSpeech()
     # In JSON a quoted "event_id" has its quotes escaped, so this finds every key of that name, and at worst too many.
     ordinary = re.compile(
         rb'(?:(?:event: (?:step|content)\.delta\ndata: \{|data: \{"event_type":"(?:step|content)\.delta",)'

@@ -3,7 +3,9 @@
 Up to version 2025-11-25 a session's server may keep the events of such a stream. It then gives them ids, the first of
 which stands in an event with empty data, and a GET of the same URL with ``Last-Event-ID`` goes on with that very
 stream. It may close the connection whenever it likes and be asked again; closing is not cancelling. A stream that was
-resumed stays open behind the response. The POST is never sent again: the tool would run twice.
+resumed has another such event where what was kept ends; what happened before it need not have been told, so it is no
+place to go on from where there is one. Behind the response it stays open. The POST is never sent again: the tool would
+run twice.
 
 From version 2026-07-28 on there are neither sessions nor ids: closing the stream is how a request is cancelled, so one
 that breaks off is lost.

@@ -16,6 +16,7 @@ from resumable_llm.core.framing import EVENT_STREAM, JSON_LINES
 from resumable_llm.core.model import NOTHING, Headers, Reading, RequestPlan
 from resumable_llm.dialects.event_stream import AnyEventStream, EventStream, json_object, object_in
 from resumable_llm.dialects.failures import failure
+from resumable_llm.dialects.speech.ollama import OllamaSpeech
 
 _PATHS = ("/api/chat", "/api/generate")
 _MODEL = re.compile(rb'"model"\s*:\s*"')
@@ -40,6 +41,7 @@ class Ollama(EventStream):
     )
     framing = JSON_LINES
     proves_end = True
+    speech = OllamaSpeech()
     # As the server writes them: what ends in two braces is nested, and is read.
     ordinary = re.compile(rb'(?:\{"model":(?!.*"error").*,"done":false\}\n)+')
     keeps = "Ollama keeps nothing of an answer"

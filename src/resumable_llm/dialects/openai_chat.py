@@ -21,6 +21,7 @@ from resumable_llm.dialects import llama_cpp
 from resumable_llm.dialects.event_stream import EventStream, json_object, object_in, wants_stream
 from resumable_llm.dialects.failures import failure
 from resumable_llm.dialects.openai_services import Service
+from resumable_llm.dialects.speech.chat import ChatSpeech
 
 # OpenRouter, Mistral and vLLM; vLLM and SGLang; DeepSeek.
 _FAILED = ("error", "abort", "insufficient_system_resource")
@@ -47,6 +48,7 @@ class OpenAIChat(EventStream):
         ),
     )
     proves_end = True
+    speech = ChatSpeech()
     # A chunk that says that a choice is not finished is no error: those have a finish_reason, or no choices. The first
     # alternative is llama.cpp's order of fields, and spares the search.
     ordinary = re.compile(

@@ -30,6 +30,7 @@ from resumable_llm.dialects import llama_cpp
 from resumable_llm.dialects._responses_snapshot import missing_events
 from resumable_llm.dialects.event_stream import EventStream, error_text, json_object, object_in, wants_stream
 from resumable_llm.dialects.failures import failure
+from resumable_llm.dialects.speech.responses import ResponsesSpeech
 
 _ENDS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 _FIRSTS = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -68,6 +69,7 @@ class OpenAIResponses(EventStream):
         ),
     )
     proves_end = True
+    speech = ResponsesSpeech()
     # Deltas are flat: no field of theirs can hold another "sequence_number" with its quotes unescaped.
     ordinary = re.compile(rb"(?:event: [\w.]+\.delta\ndata: \{.*\n\n)+")
     sequence_key = b'"sequence_number":'

@@ -11,15 +11,16 @@ import sys
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.fallback import WAYS
 from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.machine import Conversation
-from resumable_llm.core.model import Headers, Limits, RequestPlan
+from resumable_llm.core.model import Fallback, Headers, Limits, RequestPlan
 from resumable_llm.dialects import recognise
 from resumable_llm.policy import RetryPolicy
 
@@ -172,9 +173,29 @@ def passed_headers(response: Any, dialect: Dialect) -> list[tuple[bytes, bytes]]
     return [(name, value) for name, value in response.headers.raw if name.decode("latin-1").lower() not in gone]
 
 
-def converse(call: Call, policy: RetryPolicy) -> Conversation:
+def converse(call: Call, policy: RetryPolicy, fallback: Sequence[Fallback], can_continue: bool | None) -> Conversation:
     """The conversation about a call."""
-    return Conversation(call.plan, call.dialect, policy.backoff, limits_of(policy), key=call.key)
+    return Conversation(
+        call.plan,
+        call.dialect,
+        policy.backoff,
+        limits_of(policy),
+        key=call.key,
+        fallback=fallback,
+        can_continue=can_continue,
+    )
+
+
+def ways_of(fallback: Fallback | Sequence[Fallback] | None) -> tuple[Fallback, ...]:
+    """What ``fallback=`` allows, in order.
+
+    Raises:
+        ValueError: It names no such way.
+    """
+    ways = (fallback,) if isinstance(fallback, str) else tuple(fallback or ())
+    if not set(ways) <= set(WAYS) or len(set(ways)) < len(ways):
+        raise ValueError(f"fallback must be 'replay', 'continue', a tuple of the two, or None, not {fallback!r}")
+    return ways
 
 
 def limits_of(policy: RetryPolicy) -> Limits:

@@ -5,18 +5,19 @@ The file for httpx differs in the import alone; a test holds the two equal.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 
 import httpx2 as http
 from typing_extensions import Self
 
 from resumable_llm.core.actions import Send
+from resumable_llm.core.model import Fallback
 from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
 from resumable_llm.drivers.handle import AsyncHandle, Handle
 from resumable_llm.drivers.sync_driver import SyncDriver
-from resumable_llm.policy import RetryPolicy
+from resumable_llm.policy import RetryPolicy, policy_or_default
 from resumable_llm.transports import call as calls
 
 ERRORS = (http.TimeoutException, http.NetworkError, http.RemoteProtocolError, http.ProxyError, http.DecodingError)
@@ -34,6 +35,8 @@ class ResumableTransport(http.BaseTransport):
     Args:
         transport: The transport to put this around; default: a new ``HTTPTransport``.
         policy: When to try again; default: `RetryPolicy()`.
+        fallback: What to do where the server kept nothing: ``"replay"``, ``"continue"``, or both in order; see `wrap`.
+        can_continue: Whether models go on from a partial answer; see `wrap`.
         upgrade: Make requests resumable before they are sent, where their protocol knows how; see `wrap`.
         on_event: Called with a `Notice` when something happens to a stream.
     """
@@ -43,12 +46,15 @@ class ResumableTransport(http.BaseTransport):
         transport: http.BaseTransport | None = None,
         *,
         policy: RetryPolicy | None = None,
+        fallback: Fallback | Sequence[Fallback] | None = None,
+        can_continue: bool | None = None,
         upgrade: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.HTTPTransport()
-        self._policy = policy or RetryPolicy()
+        self._policy = policy_or_default(policy)
         self._on_event = on_event
+        self._fallback, self._can_continue = calls.ways_of(fallback), can_continue
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
 
@@ -95,7 +101,7 @@ class ResumableTransport(http.BaseTransport):
         def opener(send: Send) -> Exchange:
             return exchange(self.wrapped.handle_request(outgoing(send, request, self._policy)))
 
-        talk = calls.converse(call, self._policy)
+        talk = calls.converse(call, self._policy, self._fallback, self._can_continue)
         return SyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
 
 
@@ -145,12 +151,15 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         transport: http.AsyncBaseTransport | None = None,
         *,
         policy: RetryPolicy | None = None,
+        fallback: Fallback | Sequence[Fallback] | None = None,
+        can_continue: bool | None = None,
         upgrade: bool = False,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.AsyncHTTPTransport()
-        self._policy = policy or RetryPolicy()
+        self._policy = policy_or_default(policy)
         self._on_event = on_event
+        self._fallback, self._can_continue = calls.ways_of(fallback), can_continue
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
 
@@ -197,7 +206,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         async def opener(send: Send) -> AsyncExchange:
             return async_exchange(await self.wrapped.handle_async_request(outgoing(send, request, self._policy)))
 
-        talk = calls.converse(call, self._policy)
+        talk = calls.converse(call, self._policy, self._fallback, self._can_continue)
         return AsyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
 
 

@@ -6,12 +6,14 @@ does with its HTTP client was read in the SDKs named in the modules beside, one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
+from resumable_llm.core.model import Fallback
 from resumable_llm.drivers.exchange import OnEvent
 from resumable_llm.drivers.handle import AsyncHandle, Handle
 from resumable_llm.policy import RetryPolicy
-from resumable_llm.transports.call import HANDLE, Owner
+from resumable_llm.transports.call import HANDLE, Owner, ways_of
 from resumable_llm.wrapping import clients, http, langchain, pydantic_ai
 
 ClientT = TypeVar("ClientT")
@@ -21,6 +23,8 @@ def wrap(
     client: ClientT,
     *,
     policy: RetryPolicy | None = None,
+    fallback: Fallback | Sequence[Fallback] | None = None,
+    can_continue: bool | None = None,
     upgrade: bool = False,
     on_event: OnEvent | None = None,
 ) -> ClientT:
@@ -31,6 +35,11 @@ def wrap(
             google-genai, cohere, ollama, langgraph-sdk or huggingface_hub; a chat model of LangChain or a model of
             Pydantic AI; or a bare ``Client`` or ``AsyncClient`` of httpx or httpx2.
         policy: When to try again, and how long to wait for what; default: `RetryPolicy()`.
+        fallback: What to do when an answer breaks off that the server did not keep: ``"replay"`` sends the same request
+            again and compares, ``"continue"`` has the model go on from what it said, a tuple of both tries them in
+            order. Each is paid for; the report's ``fidelity`` says what came of it. None: `CannotResume`.
+        can_continue: For ``"continue"``: whether the model goes on from a partial answer that it is given. None: go by
+            a table of models, and where that says nothing, try only where a server that does not would be recognised.
         upgrade: Make requests resumable before they are sent, where their protocol knows how; the table of dialects
             says what that adds to a request, what the provider then keeps, and for how long. A request that asks for
             the opposite is refused with `UpgradeRefused`; others pass as they are.
@@ -41,10 +50,20 @@ def wrap(
         closes them if the original is used no more; closing the original closes them at once.
 
     Raises:
-        TypeError: It is no client that this version knows, or one that cannot be watched over; the message says what
-            to do.
+        ValueError: ``fallback`` names no way that there is.
+        TypeError: It is no client that this version knows, or one that cannot be watched over, or ``policy`` is no
+            `RetryPolicy`; the message says what to do.
     """
-    options = {"policy": policy, "upgrade": upgrade, "on_event": on_event}
+    options = {
+        "policy": policy,
+        "fallback": ways_of(fallback),
+        "can_continue": can_continue,
+        "upgrade": upgrade,
+        "on_event": on_event,
+    }
+
+    if isinstance(client, type):
+        raise TypeError(f"cannot wrap the class {client.__qualname__}: pass an instance of it, a client that is made")
 
     def around(http_client: Any, owner: Owner | None = None) -> Any:
         return http.copied(http_client, options, owner)

@@ -1,0 +1,1 @@
+"""What each protocol's events say, and how a model is asked to go on from a partial answer. One protocol a file."""
