@@ -50,7 +50,7 @@ def test_the_version_is_told() -> None:
     [
         (["--help"], ["demo", "stream", "--version"]),
         (["demo", "-h"], ["--server", "--cuts", "--seed", "--api", "--recorded", "130: Ctrl-C"]),
-        (["stream", "-h"], ["--checkpoint", "--resume", "--header", "4: the request was refused"]),
+        (["stream", "-h"], ["--checkpoint", "--resume", "--header", "--fallback", "4: the request was refused"]),
     ],
 )
 def test_help_tells_options_and_exit_codes(arguments: list[str], told: list[str]) -> None:
@@ -71,6 +71,24 @@ def test_a_job_is_what_was_asked(jobs: list[stream.Job], tmp_path: Path) -> None
     assert job.headers == (("A", "b: c"), ("content-TYPE", "text/plain"))
     assert job.checkpoint == tmp_path
     assert (job.policy.first_event_timeout, job.policy.event_timeout, job.policy.deadline) == (7, 7, 9)
+    assert (job.fallback, job.can_continue) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ways", "can_continue"),
+    [
+        (["--fallback", "replay"], ("replay",), None),
+        (["--fallback", "continue", "--fallback", "replay"], ("continue", "replay"), None),
+        (["--fallback", "replay", "--fallback", "continue", "--fallback", "replay"], ("replay", "continue"), None),
+        (["--fallback", "continue", "--can-continue"], ("continue",), True),
+        (["--fallback", "continue", "--cannot-continue"], ("continue",), False),
+    ],
+)
+def test_other_generations_are_allowed_in_the_order_given(
+    jobs: list[stream.Job], arguments: list[str], ways: tuple[str, ...], can_continue: bool | None
+) -> None:
+    assert invoke("stream", "http://there", "-d", "{}", *arguments)[0] == 0
+    assert [(job.fallback, job.can_continue) for job in jobs] == [(ways, can_continue)]
 
 
 def test_what_is_not_asked_is_sensible(jobs: list[stream.Job], tmp_path: Path) -> None:
@@ -102,6 +120,10 @@ def test_a_body_comes_from_a_file_or_from_stdin(jobs: list[stream.Job], tmp_path
         (["stream", "http://there", "-H", ": value"], "--header takes 'Name: value'"),
         (["stream", "http://there", "-d", "@/nowhere"], "No such file"),
         (["stream", "http://there", "--timeout", "0"], "--timeout"),
+        (["stream", "http://there", "--fallback", "hope"], "--fallback"),
+        (["stream", "--resume", "f", "--fallback", "replay"], "not with --resume"),
+        (["stream", "http://there", "--can-continue"], "about --fallback continue"),
+        (["stream", "http://there", "--fallback", "replay", "--cannot-continue"], "about --fallback continue"),
         (["demo", "--recorded", "--server", "http://there"], "take one of them"),
         (["demo", "--cuts", "0"], "--cuts"),
         (["demo", "--api", "other"], "--api"),

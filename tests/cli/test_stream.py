@@ -16,6 +16,7 @@ import resumable_llm as rl
 from resumable_llm.cli.checkpoint_file import load
 from resumable_llm.cli.stream import Job, run
 from resumable_llm.core.events import EventDecoder
+from resumable_llm.core.model import Fallback
 from tests.sockets import wire
 from tests.sockets.scripted import Answer, End, Request, Scripted
 
@@ -139,6 +140,72 @@ def test_an_answer_that_is_no_stream_is_refused() -> None:
         code, out, err = read(Job(url=server.url, policy=FAST))
     assert (code, out) == (4, b"")
     assert "expected an answer of type text/event-stream" in err
+
+
+# Another generation
+
+CUT = Answer(wire.blocks(wire.chat()[:4]), End.RST)  # behind "An answer is"
+
+
+def chat_job(server: Scripted, *fallback: Fallback, can_continue: bool | None = None) -> Job:
+    url = f"{server.url}/v1/chat/completions"
+    body = CHAT.encode()
+    return Job(url=url, method="POST", body=body, policy=FAST, fallback=fallback, can_continue=can_continue)
+
+
+def test_what_was_generated_again_is_compared_and_told() -> None:
+    with Scripted(CUT, Answer(wire.blocks(wire.chat()))) as server:
+        code, out, err = read(chat_job(server, "replay"))
+        bodies = [request.body for request in server.requests]
+    assert (code, out) == (0, wire.TEXT.encode())
+    assert bodies == [CHAT.encode()] * 2
+    said = [
+        "dropped after 4 events: ",
+        "asking for the whole answer again, to compare it with what was written",
+        "joined to the 4 events before: replay behind 12 characters",
+        "1 drops hidden, ",
+        "verified: replay behind 12 characters\n",
+    ]
+    assert [line for line in said if line not in err] == []
+    assert [err.index(line) for line in said] == sorted(err.index(line) for line in said)
+
+
+def test_where_the_model_went_on_is_told() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13}
+    tail = [*wire.chat(wire.WORDS[3:])[:-1], wire.Event(json.dumps({"choices": [], "usage": usage}))]
+    with Scripted(CUT, Answer([*wire.blocks(tail), b"data: [DONE]\n\n"])) as server:
+        code, out, err = read(chat_job(server, "continue"))
+        sent = json.loads(server.requests[1].body)["messages"]
+    assert (code, out) == (0, wire.TEXT.encode())
+    assert sent == [{"role": "assistant", "content": "An answer is"}]
+    assert "asking the model to go on from what it has said" in err
+    assert "joined to the 4 events before: continue behind 12 characters" in err
+    assert "continued: continue behind 12 characters; 7 tokens were read again\n" in err
+
+
+def test_the_second_way_is_taken_where_the_first_is_none() -> None:
+    with Scripted(CUT, Answer(wire.blocks(wire.chat()))) as server:
+        code, out, err = read(chat_job(server, "continue", "replay", can_continue=False))
+    assert (code, out) == (0, wire.TEXT.encode())
+    assert "verified: replay behind 12 characters" in err
+    assert "asking the model to go on" not in err
+
+
+@pytest.mark.parametrize(
+    ("fallback", "can_continue", "told"),
+    [
+        ("continue", False, "ContinuationRefused: can_continue=False says that"),
+        ("continue", None, "ContinuationRefused: the model began anew"),
+        ("replay", None, "ReplayDiverged: the server gave another answer when asked again"),
+    ],
+)
+def test_what_does_not_fit_is_not_written(fallback: Fallback, can_continue: bool | None, told: str) -> None:
+    anew = Answer(wire.blocks(wire.chat(("An answer is never", " the same."))))
+    with Scripted(CUT, rest=lambda _: anew) as server:
+        code, out, err = read(chat_job(server, fallback, can_continue=can_continue))
+    assert (code, out) == (3, b"An answer is")
+    assert told in err.replace("the answer cannot be continued: ", "")
+    assert "joined" not in err
 
 
 # Going on

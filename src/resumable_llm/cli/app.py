@@ -51,6 +51,13 @@ def _common(
             output.reconfigure(errors="replace")
 
 
+class Fallback(str, Enum):
+    """Ways back that have to be allowed."""
+
+    replay = "replay"
+    continue_ = "continue"
+
+
 class Api(str, Enum):
     """APIs that the demo can speak."""
 
@@ -137,12 +144,28 @@ def stream(
     deadline: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="Longest time for the whole answer.")
     ] = None,
+    fallback: Annotated[
+        list[Fallback] | None,
+        typer.Option(help="What to do where the server did not keep the answer; repeat it to try both, in order."),
+    ] = None,
+    can_continue: Annotated[
+        bool | None,
+        typer.Option(
+            "--can-continue/--cannot-continue",
+            help="Whether the model goes on from a partial answer. Default: go by a table.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Read an event stream that survives: events to stdout as they come, all else to stderr.
 
     With --checkpoint, a reader that was killed, even with kill -9, goes on in a new process with --resume: both outputs
     put together are the whole. Should a kill fall into the very instant in which an event is written, then the file
     shows it and --resume says so.
+
+    With --fallback, an answer that the server did not keep is generated again: *replay* asks for all of it once more
+    and goes on only if it is the same, *continue* has the model go on from what it said. Both are paid for. Where it
+    was joined is told on stderr.
 
     Exit codes:
 
@@ -159,6 +182,11 @@ def stream(
         raise typer.BadParameter("--resume keeps its own file up to date: leave out --checkpoint")
     if text and raw:
         raise typer.BadParameter("--text or --raw, not both")
+    ways = tuple(dict.fromkeys(fallback or ()))
+    if ways and resume:
+        raise typer.BadParameter("--fallback needs the request, which no checkpoint holds: not with --resume")
+    if can_continue is not None and Fallback.continue_ not in ways:
+        raise typer.BadParameter("--can-continue and --cannot-continue are about --fallback continue")
     body = _body(data)
     headers = [_header(line) for line in header or []]
     if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
@@ -174,6 +202,8 @@ def stream(
         form="text" if text else "raw" if raw else None,
         checkpoint=checkpoint or resume,
         policy=policy,
+        fallback=tuple(way.value for way in ways),
+        can_continue=can_continue,
     )
     code = streams.run(job, sys.stdout.buffer, sys.stderr)
     try:

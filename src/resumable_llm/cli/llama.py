@@ -39,6 +39,7 @@ class LlamaServer:
     Args:
         model: Path of the model file (GGUF).
         startup_seconds: How long it may take to load the model.
+        prefill: Go on from a partial answer; if not, one is taken for a whole one, and the model begins a new turn.
 
     Raises:
         LlamaUnavailable: On entering, when it is not installed or did not become ready; with the end of its log.
@@ -46,8 +47,8 @@ class LlamaServer:
 
     url: str
 
-    def __init__(self, model: Path, *, startup_seconds: float = 60.0) -> None:
-        self._model = model
+    def __init__(self, model: Path, *, startup_seconds: float = 60.0, prefill: bool = True) -> None:
+        self._arguments = [str(model), *([] if prefill else ["--no-prefill-assistant"])]
         self._startup_seconds = startup_seconds
 
     def __enter__(self) -> Self:
@@ -55,7 +56,7 @@ class LlamaServer:
             raise LlamaUnavailable("llama.cpp's server is not installed: pip install xllamacpp")
         self._log: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "resumable_llm.cli.llama", str(self._model)],
+            [sys.executable, "-m", "resumable_llm.cli.llama", *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -101,13 +102,14 @@ class LlamaServer:
         self._log.close()
 
 
-def serve(model: str) -> None:
+def serve(model: str, *, prefill: bool) -> None:
     """Serve a model on a free loopback port, print the address as a line of JSON, and go when stdin ends.
 
     Waiting on stdin ties the server to whoever started it: the pipe closes even when that process is killed.
 
     Args:
         model: Path of the model file (GGUF).
+        prefill: As `LlamaServer` has it.
     """
     xllamacpp = importlib.import_module("xllamacpp")
     # Its threads wait for each other at every step of every token: with one for each core, a single busy neighbour, and
@@ -123,6 +125,7 @@ def serve(model: str) -> None:
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     params.warmup = False
+    params.prefill_assistant = prefill
     server = xllamacpp.Server(params)
     print(json.dumps({"url": server.listening_address}), flush=True)
     sys.stdin.buffer.read()
@@ -132,4 +135,6 @@ def serve(model: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m resumable_llm.cli.llama", description=serve.__doc__)
     parser.add_argument("model")
-    serve(parser.parse_args().model)
+    parser.add_argument("--no-prefill-assistant", action="store_true")
+    options = parser.parse_args()
+    serve(options.model, prefill=not options.no_prefill_assistant)

@@ -20,6 +20,7 @@ import httpx
 import resumable_llm as rl
 from resumable_llm.cli.checkpoint_file import CheckpointFile, load
 from resumable_llm.core.events import encode_event
+from resumable_llm.core.model import Fallback
 from resumable_llm.streams import ResumableStream
 
 Form = Literal["text", "data", "raw"]
@@ -30,7 +31,17 @@ COMPLETE, INTERRUPTED, USAGE, GONE, REFUSED, CTRL_C = 0, 1, 2, 3, 4, 130
 # In this order: our errors come from a client of the httpx family, and are that family's too.
 _CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
     ((KeyboardInterrupt,), CTRL_C),
-    ((rl.CannotResume, rl.ResumeExpired, rl.GapDetected, rl.ReplayDiverged, rl.UpstreamFailed), GONE),
+    (
+        (
+            rl.CannotResume,
+            rl.ResumeExpired,
+            rl.GapDetected,
+            rl.ReplayDiverged,
+            rl.ContinuationRefused,
+            rl.UpstreamFailed,
+        ),
+        GONE,
+    ),
     ((rl.ResumableError, BrokenPipeError), INTERRUPTED),
     ((httpx.HTTPError, httpx.InvalidURL), REFUSED),
 )
@@ -52,6 +63,8 @@ class Job:
         form: What is written of each event; None: its text where the dialect knows it, else its data on a line.
         checkpoint: The file that keeps the place.
         policy: When to try again.
+        fallback: What is allowed, in order, where the server did not keep the answer.
+        can_continue: Whether the model goes on from a partial answer; None: go by the table of models.
     """
 
     url: str | None = None
@@ -61,6 +74,8 @@ class Job:
     form: Form | None = None
     checkpoint: Path | None = None
     policy: rl.RetryPolicy
+    fallback: tuple[Fallback, ...] = ()
+    can_continue: bool | None = None
 
 
 def run(job: Job, out: BinaryIO, err: TextIO) -> int:
@@ -80,10 +95,8 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
         print(f"{before_line}resumable-llm: {line}", file=err, flush=True)
 
     def hear(notice: rl.Notice) -> None:
-        if notice.kind == "drop":
-            say(f"dropped after {notice.events} events: {notice.reason}")
-        elif notice.kind == "wait":
-            say(f"next attempt in {notice.seconds:.1f} s")
+        if words := _in_words(notice):
+            say(words)
 
     with httpx.Client(timeout=_CONNECT_ONLY) as client:
         try:
@@ -107,12 +120,38 @@ def run(job: Job, out: BinaryIO, err: TextIO) -> int:
         except _EXPECTED as error:
             return _explain(error, job, say, kept=file.holds_one or start is not None)
     file.remove()
-    if report.drops:
-        say(f"{len(report.drops)} drops hidden, {report.seconds_lost:.1f} s lost")
-    if not report.end_proved:
-        say("the connection ended in order, but nothing proves that the answer is complete")
+    for line in _what_it_took(report):
+        say(line)
     err.write(before_line)
     return COMPLETE
+
+
+def _in_words(notice: rl.Notice) -> str:
+    """A notice as it is shown; empty if it is not."""
+    match notice.kind:
+        case "drop":
+            return f"dropped after {notice.events} events: {notice.reason}"
+        case "wait":
+            return f"next attempt in {notice.seconds:.1f} s"
+        case "replay":
+            return "asking for the whole answer again, to compare it with what was written"
+        case "continue":
+            return "asking the model to go on from what it has said"
+        case "seam":
+            return f"joined to the {notice.events} events before: {notice.reason}"
+        case _:
+            return ""
+
+
+def _what_it_took(report: rl.Report) -> Iterator[str]:
+    if report.drops:
+        yield f"{len(report.drops)} drops hidden, {report.seconds_lost:.1f} s lost"
+    if report.seams:
+        seams = ", ".join(f"{seam.way} behind {seam.characters} characters" for seam in report.seams)
+        told = report.input_tokens_sent_again
+        yield f"{report.fidelity}: {seams}" + ("" if told is None else f"; {told} tokens were read again")
+    if not report.end_proved:
+        yield "the connection ended in order, but nothing proves that the answer is complete"
 
 
 def _open(
@@ -126,6 +165,7 @@ def _open(
     parts = urlsplit(job.url or "")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError("expected a URL such as https://host/path")
+    settings |= {"fallback": job.fallback, "can_continue": job.can_continue}
     return rl.connect_sse(client, job.method, job.url, **settings)
 
 

@@ -343,6 +343,17 @@ def test_a_repeat_that_diverges_delivers_nothing(where: int) -> None:
     assert joined.tail == []
 
 
+def test_a_tool_call_that_a_relay_says_at_once_is_compared_in_full() -> None:
+    def called(name: str, order: int) -> list[Json]:
+        return block(0, [], type="tool_use", id=name, name="f", input={"order_id": order})
+
+    head = answer_of(called("toolu_1", 1))[:2]
+    assert SPEECH.partial(listen(SPEECH, head))["incomplete_tool_calls"][0]["partial_json"] == '{"order_id": 1}'
+    whole = repeated(head, answer_of(called("toolu_2", 1), end("tool_use")))
+    assert accumulated(whole.events)["content"] == [called("toolu_1", 1)[0]["content_block"]]
+    assert repeated(head, answer_of(called("toolu_1", 2), end("tool_use"))).objection
+
+
 def test_a_repeat_that_ends_too_early_delivers_nothing() -> None:
     joined = repeated(answer_of(*RICH[:2]), answer_of(RICH[0], end()))
     assert joined.objection
@@ -368,11 +379,9 @@ def test_a_repeat_of_thoughts_in_the_start_of_a_block() -> None:
 # Continuations
 
 
-def words_in(said: str) -> list[str]:
-    """The words of which it was made."""
-    return [
-        word for end, word in enumerate(WORDS, 1) if len("".join(WORDS[:end]).rstrip()) <= len(said) and word.strip()
-    ]
+def words_in(said: str) -> int:
+    """How many of the words it takes to say that."""
+    return sum(len("".join(WORDS[:number])) < len(said) for number in range(len(WORDS)))
 
 
 def rest_of(said: str) -> str:
@@ -407,7 +416,7 @@ def test_a_continuation_at_every_cut(cut: int, size: int) -> None:
     sent = body_of(joined)
     if said:
         assert sent["messages"][1:] == [{"role": "assistant", "content": said.rstrip()}]
-        assert sent["max_tokens"] == 99 - len(words_in(said.rstrip()))
+        assert sent["max_tokens"] == 99 - words_in(said.rstrip())
     else:
         assert sent == ASKED
 

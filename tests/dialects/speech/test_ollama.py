@@ -36,7 +36,7 @@ def asked_to_generate(**body: Any) -> RequestPlan:
 
 
 def line(at: int = 0, **said: Any) -> Fields:
-    whole = {"model": "llama3.2", "created_at": f"2026-11-22T12:00:{at:02}Z", **{"done": False, **said}}
+    whole = {"model": "llama3.2", "created_at": f"2026-11-22T12:00:{at:02}Z", "done": False, **said}
     return Fields(None, json.dumps(whole, separators=(",", ":")), None, None)
 
 
@@ -287,4 +287,6 @@ class TestPartial:
         assert "image" not in SPEECH.partial(listen(SPEECH, head[:2]))
 
     def test_of_nothing(self) -> None:
-        assert SPEECH.partial(Answer()) == {"message": {"role": "assistant", "content": ""}}
+        nothing = {"message": {"role": "assistant", "content": ""}}
+        assert SPEECH.partial(Answer()) == nothing
+        assert SPEECH.partial(listen(SPEECH, [Fields(None, '{"error":"full"}', None, None)])) == nothing

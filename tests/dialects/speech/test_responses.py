@@ -115,7 +115,7 @@ def accumulated(events: Iterable[Fields]) -> Json:
     for payload in payloads(events):
         found = state.handle_event(construct_type(type_=ResponseStreamEvent, value=payload))  # type: ignore[arg-type]
     assert found[-1].type == "response.completed"
-    return found[-1].response.to_dict()  # type: ignore[no-any-return]
+    return found[-1].response.to_dict()
 
 
 def repeated(head: Sequence[Fields], tail: Iterable[Fields]) -> Joined:
@@ -187,12 +187,15 @@ def test_another_answer_is_none(cut: int, at: int) -> None:
     head = WHOLE[:cut]
     heard = listen(SPEECH, head)
     told = deltas(head)
-    for position in range(len((SUMMARY, TEXT, ARGUMENTS)[at])):
+    kind = ("response.reasoning_summary_text", "response.output_text", "response.function_call_arguments")[at]
+    said_of_it = told.get((f"{kind}.delta", (0, 2, 3)[at]), "")
+    whole = (SUMMARY, TEXT, ARGUMENTS)[at]
+    borders = {0, len(said_of_it) - 1, len(said_of_it), len(whole) - 1}
+    for position in range(len(whole)) if cut == EVERY_CUT[-1] else borders & set(range(len(whole))):
         texts = [SUMMARY, TEXT, ARGUMENTS]
         texts[at] = texts[at][:position] + "#" + texts[at][position + 1 :]
         found = repeated(head, generation("b", 4, texts))
-        kind = ("response.reasoning_summary_text", "response.output_text", "response.function_call_arguments")[at]
-        was_told = len(told.get((f"{kind}.delta", (0, 2, 3)[at]), "")) > position
+        was_told = len(said_of_it) > position
         assert bool(found.objection) == was_told
         assert not (was_told and found.tail)
     assert heard.text_events == sum(".delta" in str(event.event) for event in head)
@@ -260,8 +263,12 @@ def without_numbers(events: Iterable[Fields]) -> list[Json]:
 def test_unknown_events_are_told_once_and_text_is_never_renamed() -> None:
     keepalive = fields({"type": "keepalive", "sequence_number": 1})
     delta = {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "item_id": "b", "delta": "b"}
-    found = repeated([fields({**delta, "item_id": "a"}, 0), keepalive], [fields(delta, 0), keepalive, fields(delta, 9)])
-    assert payloads(found.tail) == [{**delta, "item_id": "a", "sequence_number": 2}]
+    done = fields({"type": "response.audio.done", "sequence_number": 3})
+    found = repeated(
+        [fields({**delta, "item_id": "a"}, 0), keepalive], [fields(delta, 0), keepalive, fields(delta, 9), done, done]
+    )
+    assert payloads(found.tail)[0] == {**delta, "item_id": "a", "sequence_number": 2}
+    assert [payload["sequence_number"] for payload in payloads(found.tail)] == [2, 3, 4]
 
 
 def test_a_partial_image_is_compared() -> None:

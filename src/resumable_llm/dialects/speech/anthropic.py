@@ -28,8 +28,8 @@ _DELTAS: dict[str, tuple[Kind, str]] = {
 }
 _TYPES: dict[Hashable, str] = {"text": "text", "thinking": "thinking", "partial_json": "tool_use"}
 """What kind of block it is that grows by this name."""
-_SECRETS = ("signature", "data")
-"""What a provider has encrypted or signed, in blocks: different in every generation."""
+_APART = ("text", "thinking", "signature", "data")
+"""What of a block's start is not compared with it: what grows, and what is signed or encrypted anew every time."""
 
 
 class AnthropicSpeech:
@@ -85,10 +85,9 @@ class AnthropicSpeech:
         before = _move(payload, answer) if "seam" in answer.names else []
         block, index = object_in(payload, "content_block"), payload.get("index")
         after = []
-        for kind, name in (("text_delta", "text"), ("thinking_delta", "thinking")):
-            if block.get(name):
-                after.append(_written("content_block_delta", index, delta={"type": kind, name: block[name]}))
-                block[name] = ""
+        for name in _said_at_once(block):
+            after.append(_written("content_block_delta", index, delta={"type": f"{name}_delta", name: block[name]}))
+            block[name] = ""
         return [*before, (event, payload), *after]
 
     def tidy(self, event: Fields, payload: Payload, spent: list[Slot]) -> bool:
@@ -147,7 +146,8 @@ class AnthropicSpeech:
         for index, block in sorted(_blocks(answer).items()):
             if _is_torn(answer, index, block):
                 torn = {name: value for name, value in block.items() if name != "input"}
-                incomplete.append({**torn, "partial_json": answer.text((index, "partial_json"))})
+                at_once = json.dumps(block["input"]) if block.get("input") else ""
+                incomplete.append({**torn, "partial_json": answer.text((index, "partial_json")) or at_once})
             else:
                 content.append(_so_far(answer, index, block))
         found: Payload = {"type": "message", "role": "assistant", "stop_reason": None, "stop_sequence": None}
@@ -170,10 +170,15 @@ def _of_block(index: int, payload: Payload) -> list[Slot]:
 
 def _begun(index: int, block: Payload) -> list[Slot]:
     kind = _kind(block.get("type"))
-    begun = {"start": _comparable({name: each for name, each in block.items() if name not in ("text", "thinking")})}
+    begun = {"start": _comparable({name: each for name, each in block.items() if name not in _APART})}
     slots = [Slot((index, "start"), kind, begun, "start", Says.SETTLES)]
-    grown = [name for name in ("text", "thinking") if isinstance(block.get(name), str) and block[name]]
-    return slots + [Slot((index, name), kind, block, name) for name in grown]
+    return slots + [Slot((index, name), kind, block, name) for name in _said_at_once(block)]
+
+
+def _said_at_once(block: Payload) -> list[str]:
+    """What a block says in its start of what grows behind it, as a rule."""
+    kind = block.get("type")
+    return [kind] if kind in ("text", "thinking") and isinstance(block.get(kind), str) and block[kind] else []
 
 
 def _grown(index: int, delta: Payload) -> Slot:
@@ -204,9 +209,9 @@ def _comparable(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        name: _comparable(each)
+        name: each if name == "input" else _comparable(each)
         for name, each in value.items()
-        if each and name not in ("id", *_SECRETS) and not name.endswith("_id") and not name.startswith("encrypted_")
+        if each and name != "id" and not name.endswith("_id") and not name.startswith("encrypted_")
     }
 
 

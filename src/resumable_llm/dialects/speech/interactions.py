@@ -85,12 +85,10 @@ class InteractionsSpeech(RepeatOnly):
         told = self.usage(payload)
         if told is None:
             return
-        more = (usage.input or 0) - (told.input or 0), (usage.output or 0) - (told.output or 0)
-        for name, tokens in (
-            ("total_input_tokens", more[0]),
-            ("total_output_tokens", more[1]),
-            ("total_tokens", sum(more)),
-        ):
+        read = 0 if usage.input is None else usage.input - (told.input or 0)
+        said = 0 if usage.output is None else usage.output - (told.output or 0)
+        more = {"total_input_tokens": read, "total_output_tokens": said, "total_tokens": read + said}
+        for name, tokens in more.items():
             if count(found, name) is not None:
                 found[name] += tokens
 

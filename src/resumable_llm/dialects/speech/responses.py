@@ -305,7 +305,7 @@ def _parts(answer: Answer, index: int | None) -> dict[_Part, Payload]:
             begun = found.setdefault(part, _empty(part, name, answer.kinds[key]))
             if (part, name, "whole") in answer.marks:
                 begun[name] = answer.marks[part, name, "whole"]
-            elif (part, name) in answer.texts:
+            else:
                 before = text_in(item if part.place in _DIRECT else told.get(part, {}), name)
                 begun[name] = before + answer.text((part, name))
     for part, notes in answer.names.get("annotations", {}).items():
