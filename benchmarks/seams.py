@@ -52,19 +52,22 @@ class Case:
         fallback: The way back.
         known: Let the server show that it is llama.cpp; otherwise it is asked in the form for servers nobody knows.
         prefill: Whether the server goes on from a partial answer.
+        path: Where it is asked.
     """
 
     name: str
     fallback: Literal["replay", "continue"]
     known: bool = True
     prefill: bool = True
+    path: str = "/v1/chat/completions"
 
 
 CASES = (
     Case("continue, llama.cpp", "continue"),
     Case("continue, as any server", "continue", known=False),
     Case("replay", "replay"),
-    Case("continue, the server begins a new turn", "continue", prefill=False),
+    Case("continue, Anthropic's messages", "continue", path="/v1/messages"),
+    Case("continue, a server that begins a new turn", "continue", prefill=False, path="/v1/messages"),
 )
 
 
@@ -125,6 +128,7 @@ def _run(case: Case, answers: int, seed: int) -> tuple[Counter[str], list[str]]:
 def _ask(url: str, prompt: str, case: Case) -> list[str] | rl.ResumableError:
     """The data of an answer's events."""
     body = {
+        "model": "smollm2",
         "messages": [{"role": "user", "content": prompt}],
         "stream": True,
         "max_tokens": _TOKENS,
@@ -143,9 +147,7 @@ def _ask(url: str, prompt: str, case: Case) -> list[str] | rl.ResumableError:
         client = stack.enter_context(httpx.Client(timeout=60, event_hooks=hooks))
         try:
             stream = stack.enter_context(
-                rl.connect_sse(
-                    client, "POST", f"{url}/v1/chat/completions", json=body, policy=_POLICY, fallback=case.fallback
-                )
+                rl.connect_sse(client, "POST", f"{url}{case.path}", json=body, policy=_POLICY, fallback=case.fallback)
             )
             return [event.data for event in stream]
         except rl.ResumableError as error:
@@ -155,8 +157,10 @@ def _ask(url: str, prompt: str, case: Case) -> list[str] | rl.ResumableError:
 def _deltas(data: list[str]) -> Iterator[str]:
     for each in data:
         if not each.startswith("[DONE]"):
-            for choice in json.loads(each)["choices"]:
-                yield choice["delta"].get("content") or ""
+            event = json.loads(each)
+            for said in (event, *event.get("choices", ())):
+                delta = said.get("delta") or {}
+                yield delta.get("content") or delta.get("text") or ""
 
 
 def _text(data: list[str]) -> str:

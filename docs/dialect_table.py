@@ -7,12 +7,16 @@ A test sees to it that the page is what this writes.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+from resumable_llm.core.model import RequestPlan
+from resumable_llm.core.speech import Answer
 from resumable_llm.dialects import DIALECTS, Dialect, Facts
 from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_chat import OpenAIChat
+from resumable_llm.dialects.openai_services import SERVICES
 
 PAGE = Path(__file__).parent / "reference" / "dialects.md"
 BEGIN, END = "<!-- generated: dialects -->", "<!-- generated: end -->"
@@ -29,6 +33,23 @@ def _kept(dialect: Dialect) -> str:
     return dialect.facts.kept or dialect.keeps
 
 
+def _fallback(dialect: Dialect) -> str:
+    """What `fallback=` may be, found out by asking for it as for a model that nobody knows."""
+    if dialect.speech is None:
+        return "neither"
+    host = next((each.hosts[0] for each in SERVICES if dialect.name == f"{each.name}_chat"), "127.0.0.1")
+    body = {"model": "unknown", "messages": [], "contents": [], "prompt": "Once"}
+    request = RequestPlan("POST", f"https://{host}/v1/chat/completions", (), json.dumps(body).encode())
+    answers = [dialect.speech.go_on(request, Answer(), "upon", can_continue=known) for known in (None, True)]
+    match [answer.plan is not None for answer in answers]:
+        case [True, _]:
+            return "`replay`, `continue`"
+        case [_, True]:
+            return "`replay`; `continue` with `can_continue=True`"
+        case _:
+            return "`replay`"
+
+
 def _section(name: str, facts: Facts) -> list[str]:
     lines = [f"### {name}", "", f"Spoken by {facts.systems}.", ""]
     if facts.cancel:
@@ -41,9 +62,19 @@ def _section(name: str, facts: Facts) -> list[str]:
 
 def render() -> str:
     """The generated part of the page."""
-    head = ["dialect", "resumes how", "what is kept, for how long", "what proves the end", "what closing does"]
+    head = [
+        "dialect",
+        "resumes how",
+        "what is kept, for how long",
+        "what proves the end",
+        "what closing does",
+        "`fallback=`",
+    ]
     rows = [
-        [f"[`{name}`](#{name})", dialect.facts.resume, _kept(dialect), dialect.facts.end, dialect.facts.closing]
+        [
+            f"[`{name}`](#{name})",
+            *(dialect.facts.resume, _kept(dialect), dialect.facts.end, dialect.facts.closing, _fallback(dialect)),
+        ]
         for name, dialect in _shown()
     ]
     table = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]

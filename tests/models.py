@@ -292,18 +292,18 @@ class Gemini(Provider):
 
 
 class Ollama(Provider):
-    """Ollama's own lines of JSON."""
+    """Ollama's own lines of JSON, which name no generation."""
 
     name = "ollama"
     dialect = "ollama"
     url = "https://made-up.example/api/chat"
     headers: Json = {"content-type": "application/x-ndjson"}
     body: Json = {"model": "m", "messages": [{"role": "user", "content": "?"}], "stream": True}
-    transient = _dump({"error": {"code": "overloaded", "message": "no room"}}).encode() + b"\n"
+    transient = b'{"error":{"code":"overloaded","message":"no room"}}\n'
     lasting = b'{"error":"model runner has unexpectedly stopped"}\n'
 
     def events(self, pieces: Sequence[str], name: str, usage: tuple[int, int]) -> list[bytes]:
-        base: Json = {"model": "m", "created_at": name}
+        base: Json = {"model": "m", "created_at": f"2026-11-22T12:00:00.{len(name)}Z"}
         said: list[Json] = [{"message": {"role": "assistant", "content": piece}, "done": False} for piece in pieces]
         counts = {"prompt_eval_count": usage[0], "eval_count": usage[1]}
         said.append({"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", **counts})
@@ -316,12 +316,11 @@ class Ollama(Provider):
     def hear(self, payloads: Iterable[Json]) -> Heard:
         heard = Heard()
         for payload in payloads:
-            heard.names.append(payload["created_at"])
+            heard.starts = 1
             heard.text += payload["message"]["content"]
             if payload["done"]:
                 heard.ends.append(payload["done_reason"])
                 heard.usage = payload["prompt_eval_count"], payload["eval_count"]
-        heard.starts = 1 if heard.names else 0
         return heard
 
     def told(self, partial: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from resumable_llm.cli.recorded import RecordedServer
 from resumable_llm.testing import Fault, FaultPlan, FaultProxy
+from tests.sockets import wire
 from tests.sockets.scripted import Answer, End, Request, Scripted
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -71,6 +73,22 @@ def test_write_a_dialect() -> None:
     assert run_of_it.stdout == "a b c d e f g h "
     assert asked == ["/answers", "/answers/a1?after=2", "/answers/a1?after=4", "/answers/a1?after=6"]
     assert "4 requests, 9 events delivered" in run_of_it.stderr
+
+
+def test_continue_after_a_drop() -> None:
+    words = [f" {number}" for number in range(60)]
+    events = wire.blocks(wire.chat(tuple(words)))
+
+    def go_on(request: Request) -> Answer:
+        said = json.loads(request.body)["messages"][-1]
+        assert (said["role"], said["content"]) == ("assistant", "".join(words[:19]))  # the first event has the role
+        return Answer([*events[:1], *events[20:]])
+
+    with Scripted(Answer(events), go_on) as server:
+        run_of_it = run("continue_after_a_drop.py", f"{server.url}/v1/chat/completions", "Count.")
+    assert run_of_it.stdout == "".join(words)
+    assert "[seam] continue behind 47 characters" in run_of_it.stderr
+    assert run_of_it.stderr.endswith("continued, 2 requests, 63 events delivered\ncontinue behind 47 characters\n")
 
 
 def test_your_own_code() -> None:

@@ -10,7 +10,7 @@ import pytest
 from resumable_llm.core import errors
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.events import Fields
-from resumable_llm.core.fallback import WAYS, Fallbacks, Way
+from resumable_llm.core.fallback import BEGINS_ANEW, MAX_HABITS, WAYS, Fallbacks, Habits, Way
 from resumable_llm.core.framing import EVENT_STREAM
 from resumable_llm.core.model import RequestPlan, Seam
 from resumable_llm.core.recovery import Purpose
@@ -38,6 +38,9 @@ def said(*deltas: dict[str, Any]) -> Transcript:
 
 
 HELLO = {"content": "Hello"}
+
+
+PASSED = b'{"choices": [{"message": {"content": " 47, 48"}}]}'
 
 
 def taken(
@@ -189,3 +192,33 @@ def test_tokens_that_were_read_again() -> None:
         way.splice.take(Fields(None, json.dumps(used), None, None), terminal=False)
         assert allowed.input_tokens == expected
         way = allowed.way(CHAT, REQUEST, said(HELLO))
+
+
+def test_a_model_that_nobody_knows_is_tried_once() -> None:
+    habits: Habits = {}
+    for body, goes_on in ((PASSED, True), (b"{}", False)):
+        habits.clear()
+        allowed = Fallbacks(["continue"], None, MAX_HELD, habits)
+        way = allowed.way(CHAT, REQUEST, said(HELLO))
+        assert way is not None
+        assert way.trial is not None
+        assert way.trial.plan.header("idempotency-key") is None  # it is neither the request nor what goes on from it
+        assert allowed.judge(way.trial, body) == goes_on
+        later = Fallbacks(["continue"], None, MAX_HELD, habits)
+        way = later.way(CHAT, REQUEST, said(HELLO))
+        if goes_on:
+            assert way is not None
+            assert way.trial is None
+        else:
+            assert way is None
+            assert later.refusal == (errors.ContinuationRefused, BEGINS_ANEW)
+
+
+def test_no_more_habits_are_kept_than_will_be_of_use() -> None:
+    habits: Habits = {(str(number), b""): True for number in range(MAX_HABITS)}
+    allowed = Fallbacks(["continue"], None, MAX_HELD, habits)
+    way = allowed.way(CHAT, REQUEST, said(HELLO))
+    assert way is not None
+    assert way.trial is not None
+    assert allowed.judge(way.trial, PASSED)
+    assert len(habits) == 1

@@ -213,6 +213,7 @@ def refused(said: str, new: str, echoes: bool | None, size: int = 4) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("echoes", [False, None])
 @pytest.mark.parametrize("kind", GENUINE)
 def test_what_goes_on_is_hardly_ever_refused(kind: str, echoes: bool | None) -> None:
@@ -227,6 +228,7 @@ def test_what_goes_on_is_hardly_ever_refused(kind: str, echoes: bool | None) -> 
         assert len(wrong) <= most * len(ends), wrong
 
 
+@pytest.mark.slow
 def test_a_sentence_that_begins_in_the_middle_of_another_is_nearly_always_recognised() -> None:
     cuts = [(sentence[:cut], anew) for sentence in PROSE for cut in token_ends(sentence) if cut > 3 for anew in ANEW]
     found = sum(refused(said, anew, None) for said, anew in cuts)

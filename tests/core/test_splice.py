@@ -148,6 +148,7 @@ def without_ids(found: Any) -> str:
     return json.dumps(found).replace("call_b", "call_a").replace("chatcmpl-b", "chatcmpl-a").replace("98", "97")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REPEATS)
 def test_a_repeat_is_joined_at_every_cut(kind: str) -> None:
     first, others = REPEATS[kind]
@@ -168,6 +169,7 @@ def test_a_repeat_is_joined_at_every_cut(kind: str) -> None:
             assert found.tail[-1] == DONE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REPEATS)
 def test_another_answer_at_any_place_delivers_nothing(kind: str) -> None:
     first, others = REPEATS[kind]
@@ -293,6 +295,7 @@ def test_a_repeat_in_any_chunks(whole: str, data: st.DataObject) -> None:
     assert (found.objection, text(found.events)) == ("", whole)
 
 
+@pytest.mark.slow
 def test_a_long_answer_that_is_said_again_costs_little() -> None:
     said = "abcd 😀é" * 5_000
     repeat = Repeat(SPEECH, EVENT_STREAM, listen(SPEECH, told([said])[:2]), 10**6)
@@ -309,6 +312,7 @@ SAID = "The old house stood at the end"
 REST = " of the lane, empty."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 99])
 @pytest.mark.parametrize("echoes", [False, True])
 def test_a_continuation_at_every_cut(size: int, echoes: bool) -> None:

@@ -5,7 +5,7 @@ Decides whether one of them can be taken, and makes its request and what joins i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import NamedTuple
 
 from resumable_llm.core import errors
@@ -13,11 +13,20 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.model import Fallback, Fidelity, RequestPlan, Seam
 from resumable_llm.core.recovery import Purpose
 from resumable_llm.core.seam import TextSeam
-from resumable_llm.core.speech import Answer, Kind, Speech, Usage, listen
+from resumable_llm.core.speech import Answer, Kind, Speech, Trial, Usage, listen
 from resumable_llm.core.splice import Continuation, Repeat, Splice
 from resumable_llm.core.transcript import Transcript
 
 WAYS: tuple[Fallback, ...] = ("replay", "continue")
+
+Habits = MutableMapping[tuple[str, bytes], bool]
+"""Whether those go on that were tried, by the trial's URL and body."""
+
+MAX_HABITS = 256
+
+BEGINS_ANEW = (
+    "given a count that was begun, the model did not go on with it: it begins anew (can_continue=True says otherwise)"
+)
 
 _NOT_TEXT: dict[Kind, str] = {
     "tool": "a tool call was begun, and a call put together from two generations may be one that nobody made",
@@ -39,6 +48,8 @@ class Way(NamedTuple):
     """What was delivered."""
     events: int
     """Events delivered."""
+    trial: Trial | None = None
+    """What has to be asked first."""
 
     @property
     def characters(self) -> int:
@@ -53,14 +64,22 @@ class Fallbacks:
         ways: What is allowed, in the order in which it is to be tried.
         can_continue: What the caller knows about the model; None: go by the table of models.
         max_held: Bound on what may be held back, in bytes.
+        habits: What earlier trials have shown, and where this one's result is kept.
     """
 
-    def __init__(self, ways: Sequence[Fallback], can_continue: bool | None, max_held: int) -> None:
+    def __init__(
+        self,
+        ways: Sequence[Fallback],
+        can_continue: bool | None,
+        max_held: int,
+        habits: Habits | None = None,
+    ) -> None:
         self.refusal: tuple[type[errors.ResumableError], str] | None = None
         """Why the last of them cannot be taken."""
         self._ways = list(ways)
         self._can_continue = can_continue
         self._max_held = max_held
+        self._habits = {} if habits is None else habits
         self._taken: list[Way] = []
 
     def way(self, dialect: Dialect, request: RequestPlan, transcript: Transcript) -> Way | None:
@@ -76,6 +95,13 @@ class Fallbacks:
         """The way that was tried leads nowhere; ``diverged`` if its answer had begun."""
         replay = errors.ReplayDiverged if diverged else errors.CannotResume
         self.refusal = replay if self._ways.pop(0) == "replay" else errors.ContinuationRefused, why
+
+    def judge(self, trial: Trial, body: bytes) -> bool:
+        """Whether a model has passed its trial; it need not be tried again."""
+        if len(self._habits) >= MAX_HABITS:
+            self._habits.clear()
+        found = self._habits[_named(trial)] = trial.passed(body)
+        return found
 
     def take(self, way: Way) -> None:
         """Another generation has begun."""
@@ -138,4 +164,14 @@ class Fallbacks:
         if key is not None:  # another request must have another
             plan = plan.with_headers(("Idempotency-Key", f"{key}-{len(self._taken) + 2}"))
         splice = Continuation(speech, dialect.framing, answer, seam, self._spent(answer))
-        return Way(Purpose.CONTINUE, plan, splice, answer, transcript.events)
+        goes_on = None if ask.trial is None else self._habits.get(_named(ask.trial))
+        if goes_on is False:
+            return BEGINS_ANEW
+        trial = None
+        if ask.trial is not None and goes_on is None:
+            trial = ask.trial._replace(plan=ask.trial.plan.with_headers(without=("idempotency-key",)))
+        return Way(Purpose.CONTINUE, plan, splice, answer, transcript.events, trial)
+
+
+def _named(trial: Trial) -> tuple[str, bytes]:
+    return trial.plan.url, trial.plan.body or b""

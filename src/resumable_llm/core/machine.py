@@ -17,7 +17,7 @@ decides, they act.
 Why a request is made is its *purpose*: FIRST; REPEAT of the first, before anything was delivered; RESUME behind the
 last event; CONFIRM, a resume that asks whether there is more after an end that nothing proves; STATUS, whether the
 work behind the answer is done; POLL for the finished answer; REPLAY and CONTINUE, which begin another generation to
-be joined to this one, and only if the caller asked for it.
+be joined to this one, and only if the caller asked for it; TRIAL, whether a model goes on from a partial answer at all.
 
 Bytes become blocks (events with their blank line), and each block is judged: seen before, a gap, another answer, or
 new. New events wait in a queue. An event counts as delivered, and moves the position, when `next_action` gives it
@@ -51,7 +51,7 @@ from resumable_llm.core import errors
 from resumable_llm.core.account import Account
 from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Read, Send, Surface, Wait
 from resumable_llm.core.dialect import Dialect, Finished, StillRunning
-from resumable_llm.core.fallback import Fallbacks, Way
+from resumable_llm.core.fallback import BEGINS_ANEW, Fallbacks, Habits, Way
 from resumable_llm.core.intake import Intake
 from resumable_llm.core.judgement import REDIRECTS, TRANSIENT, Gone, Response, Unknown, judge, redirected
 from resumable_llm.core.model import (
@@ -120,6 +120,7 @@ else is a bug of the driver, or of this file.
 
 _POLLS = (Purpose.POLL, Purpose.STATUS)
 _SPLICES = (Purpose.REPLAY, Purpose.CONTINUE)
+_APART = (*_POLLS, Purpose.TRIAL)  # whose answers are no streams
 _KEEPS_METHOD = (307, 308)
 _LACKING = (errors.CannotResume, errors.ResumeExpired, errors.RetriesExhausted)
 _NOTHING_LEFT = "the server has nothing of this answer any more"
@@ -144,6 +145,7 @@ class Conversation:
         one_by_one: Give out events one at a time, so that the position is exact at each of them.
         fallback: The ways back that begin another generation, in the order in which they may be tried.
         can_continue: Whether the model goes on from a partial answer; None: go by the table of models.
+        habits: What is known of models that were tried.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class Conversation:
         one_by_one: bool = False,
         fallback: Sequence[Fallback] = (),
         can_continue: bool | None = None,
+        habits: Habits | None = None,
     ) -> None:
         self.state = State.READY
         self.transcript = Transcript(limits.max_transcript_bytes, self._catch_up, dialect.framing)
@@ -179,7 +182,7 @@ class Conversation:
         self._times = Times(limits)
         self._location = self._start.location
 
-        self._fallbacks = Fallbacks(fallback, can_continue, limits.max_transcript_bytes)
+        self._fallbacks = Fallbacks(fallback, can_continue, limits.max_transcript_bytes, habits)
         self._way: Way | None = None  # another generation, asked for or under way
         self._seam_told = False
 
@@ -217,10 +220,10 @@ class Conversation:
         self._response = Response(status, headers)
         starting = self._purpose in (Purpose.FIRST, Purpose.REPEAT)
         begun = status in (200, 201)
-        splicing = self._purpose in _SPLICES
+        splicing = self._purpose in _SPLICES or (self._purpose is Purpose.TRIAL and status != 200)
         dialect = self.dialect.answered_by(self._request, headers) if starting and begun else self.dialect
         streams = dialect.framing.announced_by(headers.get("content-type", ""))
-        if begun and streams and self._purpose not in _POLLS:
+        if begun and streams and self._purpose not in _APART:
             self._intake.take_dialect(dialect)
             self.transcript.framing = dialect.framing
             self._begin_stream(starting, now)
@@ -489,7 +492,7 @@ class Conversation:
         assert self._intake.error_held is not None
         reading, _ = self._intake.error_held
         way = self._way_back()
-        if isinstance(way, str) or way[0] not in (Purpose.REPEAT, Purpose.RESUME, *_SPLICES):
+        if isinstance(way, str) or way[0] not in (Purpose.REPEAT, Purpose.RESUME, *_SPLICES, Purpose.TRIAL):
             # Nothing can be done about it: the caller gets what the server says, and what it says behind it.
             self._take(Input.DATA, self._intake.release_error(self._outbox.position), now)
         else:
@@ -632,11 +635,13 @@ class Conversation:
     def _other_generation(self) -> tuple[Purpose, RequestPlan] | None:
         way = self._fallbacks.way(self.dialect, self._request, self.transcript)
         self._way = way or self._way
+        if way is not None and way.trial is not None:
+            return Purpose.TRIAL, way.trial.plan
         return None if way is None else (way.purpose, way.plan)
 
     def _refuse(self, event: Input, error: type[errors.ResumableError], why: str, now: float) -> None:
         """The server will not hand out the rest: another generation is all that is left, where the caller allows it."""
-        if self._purpose in _SPLICES:
+        if self._purpose in (*_SPLICES, Purpose.TRIAL):
             self._misfit(event, why, now)
             return
         way = self._other_generation()
@@ -750,6 +755,14 @@ class Conversation:
             self._judge_body(Input.DATA, now)
 
     def _judge_body(self, event: Input, now: float) -> None:
+        if self._purpose is Purpose.TRIAL:
+            assert self._way is not None
+            assert self._way.trial is not None
+            if self._fallbacks.judge(self._way.trial, bytes(self._response.body)):
+                self._send(event, self._way.purpose, self._way.plan, now)
+            else:
+                self._misfit(event, BEGINS_ANEW, now)
+            return
         found = judge(self._response, self._purpose, self.dialect, self.progress, self.transcript)
         if isinstance(found, Finished):
             self._take_finished(event, found, now)

@@ -293,7 +293,8 @@ class Drop:
     Attributes:
         reason: Why the connection gave no more.
         way: The way back that was taken: ``resume``, ``poll``, ``repeat`` (nothing had been delivered), ``status``
-            (whether the work is done was asked again), ``replay`` or ``continue``; empty if there was none.
+            (whether the work is done was asked again), ``replay``, ``continue`` or ``trial`` (whether the model goes on
+            at all); empty if there was none.
         events: Events delivered before it.
         backoff: Time waited before the next attempt, in seconds.
     """
@@ -386,8 +387,8 @@ class Notice:
 
     Attributes:
         kind: ``drop``, ``wait``, ``resume``, ``repeat``, ``confirm`` (whether there is more behind a clean end),
-            ``status`` (whether the work is done), ``poll``, ``replay``, ``continue``, ``seam`` (what was asked for by
-            one of the last two fits, and goes on), ``end`` or ``give_up``.
+            ``status`` (whether the work is done), ``poll``, ``replay``, ``continue``, ``trial`` (whether the model goes
+            on from a partial answer at all), ``seam`` (another generation fits, and goes on), ``end`` or ``give_up``.
         attempt: Requests made so far.
         reason: In words.
         seconds: The time to be waited, for ``wait``.

@@ -30,6 +30,7 @@ class Purpose(Enum):
     POLL = "poll"
     REPLAY = "replay"
     CONTINUE = "continue"
+    TRIAL = "trial"
 
 
 def way_back(

@@ -8,7 +8,7 @@ elsewhere. Events are read here only when an answer has broken off: nothing of t
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
@@ -82,6 +82,14 @@ class Usage(NamedTuple):
         )
 
 
+class Trial(NamedTuple):
+    """A small request that shows whether a model goes on from a partial answer."""
+
+    plan: RequestPlan
+    passed: Callable[[bytes], bool]
+    """Reads the body of the answer."""
+
+
 class Ask(NamedTuple):
     """A request to go on, or why none can be made."""
 
@@ -89,6 +97,8 @@ class Ask(NamedTuple):
     reason: str = ""
     echoes: bool | None = None
     """Whether the server says the text again before it goes on; None: not known."""
+    trial: Trial | None = None
+    """What shows whether the model goes on at all, where that is not known."""
 
 
 @dataclass

@@ -297,7 +297,8 @@ def total(spent: Sequence[tuple[Usage, int]], last: Usage, counted: int) -> Usag
     said = counted
     if first is not None and last.input is not None and last.input > first:
         said = last.input - first  # what was said before is read now
-    output = None if last.output is None else said + last.output
+    told = sum(usage.output or 0 for usage, _ in spent)  # more than what is seen, if there were thoughts
+    output = None if last.output is None else max(said, told) + last.output
     if last.input is None:
         return Usage(None, output)
     prompt = max(last.input - said, 0) if first is None else first

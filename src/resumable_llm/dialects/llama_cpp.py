@@ -20,7 +20,7 @@ from resumable_llm.core.model import NOTHING, Headers, Progress, Reading, Reques
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.event_stream import EventStream, json_object, wants_stream
 from resumable_llm.dialects.failures import failure
-from resumable_llm.dialects.speech.chat import PLAIN, ChatSpeech
+from resumable_llm.dialects.speech.chat import LLAMA_CPP, ChatSpeech
 from resumable_llm.dialects.speech.llama_completion import LlamaCompletionSpeech
 
 _CONVERSATION = "x-conversation-id"
@@ -58,7 +58,7 @@ class LlamaCpp(EventStream):
         self.name = f"llama_cpp/{format.name}"
         self.ordinary = format.ordinary
         self.framing = format.framing
-        self.speech = ChatSpeech(PLAIN) if isinstance(format.speech, ChatSpeech) else format.speech
+        self.speech = ChatSpeech(LLAMA_CPP) if isinstance(format.speech, ChatSpeech) else format.speech
 
     def recognises(self, request: RequestPlan) -> bool:
         """As the format does."""

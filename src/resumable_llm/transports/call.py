@@ -17,7 +17,7 @@ from typing import Any
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.dialect import Dialect
-from resumable_llm.core.fallback import WAYS
+from resumable_llm.core.fallback import WAYS, Habits
 from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Fallback, Headers, Limits, RequestPlan
@@ -173,8 +173,14 @@ def passed_headers(response: Any, dialect: Dialect) -> list[tuple[bytes, bytes]]
     return [(name, value) for name, value in response.headers.raw if name.decode("latin-1").lower() not in gone]
 
 
-def converse(call: Call, policy: RetryPolicy, fallback: Sequence[Fallback], can_continue: bool | None) -> Conversation:
-    """The conversation about a call."""
+def converse(
+    call: Call,
+    policy: RetryPolicy,
+    fallback: Sequence[Fallback] = (),
+    can_continue: bool | None = None,
+    habits: Habits | None = None,
+) -> Conversation:
+    """The conversation about a call; its options are those of `Conversation`."""
     return Conversation(
         call.plan,
         call.dialect,
@@ -183,6 +189,7 @@ def converse(call: Call, policy: RetryPolicy, fallback: Sequence[Fallback], can_
         key=call.key,
         fallback=fallback,
         can_continue=can_continue,
+        habits=habits,
     )
 
 

@@ -11,6 +11,7 @@ import httpx2 as http
 from typing_extensions import Self
 
 from resumable_llm.core.actions import Send
+from resumable_llm.core.fallback import Habits
 from resumable_llm.core.model import Fallback
 from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers.async_driver import AsyncDriver
@@ -55,6 +56,7 @@ class ResumableTransport(http.BaseTransport):
         self._policy = policy_or_default(policy)
         self._on_event = on_event
         self._fallback, self._can_continue = calls.ways_of(fallback), can_continue
+        self._habits: Habits = {}
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
 
@@ -101,7 +103,7 @@ class ResumableTransport(http.BaseTransport):
         def opener(send: Send) -> Exchange:
             return exchange(self.wrapped.handle_request(outgoing(send, request, self._policy)))
 
-        talk = calls.converse(call, self._policy, self._fallback, self._can_continue)
+        talk = calls.converse(call, self._policy, self._fallback, self._can_continue, self._habits)
         return SyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
 
 
@@ -160,6 +162,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         self._policy = policy_or_default(policy)
         self._on_event = on_event
         self._fallback, self._can_continue = calls.ways_of(fallback), can_continue
+        self._habits: Habits = {}
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
 
@@ -206,7 +209,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         async def opener(send: Send) -> AsyncExchange:
             return async_exchange(await self.wrapped.handle_async_request(outgoing(send, request, self._policy)))
 
-        talk = calls.converse(call, self._policy, self._fallback, self._can_continue)
+        talk = calls.converse(call, self._policy, self._fallback, self._can_continue, self._habits)
         return AsyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
 
 

@@ -17,8 +17,9 @@ from resumable_llm.core.framing import EVENT_STREAM
 from resumable_llm.core.model import RequestPlan
 from resumable_llm.core.speech import Answer, Ask, Usage, listen
 from resumable_llm.dialects.openai_chat import OpenAIChat
-from resumable_llm.dialects.speech.chat import PLAIN, ChatSpeech
+from resumable_llm.dialects.speech.chat import LLAMA_CPP, ChatSpeech
 from resumable_llm.dialects.speech.common import count, event_of, objects_in, reduced, strings_in
+from resumable_llm.dialects.speech.prefill import BEGUN, QUESTION, TRIAL_TOKENS, went_on
 from tests.core.generations import Joined, fallbacks, fields_of, join
 
 SPEECH = ChatSpeech()
@@ -398,9 +399,49 @@ def test_each_service_in_its_own_form(
 
 def test_a_server_that_has_shown_what_it_is() -> None:
     request = RequestPlan("POST", "http://localhost/v1/chat/completions").with_body(b'{"messages": []}')
-    found = ChatSpeech(PLAIN).go_on(request, Answer(), "Hello", can_continue=None)
-    assert body_of(found) == {"messages": [HELLO]}
+    found = ChatSpeech(LLAMA_CPP).go_on(request, Answer(), "Hello", can_continue=None)
+    assert body_of(found) == {"messages": [HELLO], **ANYBODY}
     assert found.echoes is False
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "can_continue", "tried"),
+    [
+        ("http://localhost:8000/v1/chat/completions", "llama", None, True),
+        ("http://localhost:8000/v1/chat/completions", "llama", True, False),
+        ("http://localhost:8000/v1/chat/completions", "claude-3-haiku", None, False),
+        ("https://api.groq.com/openai/v1/chat/completions", "llama", None, False),
+    ],
+)
+def test_a_model_of_which_nothing_is_known_is_tried(
+    url: str, model: str, can_continue: bool | None, tried: bool
+) -> None:
+    assert (ask(url, model=model, can_continue=can_continue).trial is not None) == tried
+
+
+def test_the_trial() -> None:
+    url = "http://localhost:8000/v1/chat/completions"
+    for name, body in (("max_tokens", {}), ("max_completion_tokens", {"max_completion_tokens": 7})):
+        trial = ask(url, tools=[{}], **body).trial
+        assert trial is not None
+        asked = json.loads(trial.plan.body or b"")
+        messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": BEGUN}]
+        assert asked == {"model": "m", "messages": messages, name: TRIAL_TOKENS, "temperature": 0, **ANYBODY}
+    assert trial is not None
+    assert trial.plan.url == url
+    request = RequestPlan("POST", url).with_body(b'{"messages": []}')
+    unnamed = SPEECH.go_on(request, Answer(), "Hello", can_continue=None).trial
+    assert unnamed is not None
+    assert "model" not in json.loads(unnamed.plan.body or b"")
+
+
+@pytest.mark.parametrize("text", [" 8, 9, 10", "Sure! 1, 2", None])
+def test_what_the_trial_shows(text: str | None) -> None:
+    trial = ask("http://localhost:8000/v1/chat/completions").trial
+    assert trial is not None
+    body = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+    assert trial.passed(body) == went_on(text)
+    assert not any(trial.passed(odd) for odd in (b"", b"[]", b"{}", b'{"choices": [1]}', b'{"choices": [{}]}'))
 
 
 @pytest.mark.parametrize(

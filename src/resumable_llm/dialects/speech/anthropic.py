@@ -15,10 +15,10 @@ from typing import Any
 
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.core.speech import MESSAGE, Answer, Ask, Key, Kind, Payload, Says, Slot, Usage
+from resumable_llm.core.speech import MESSAGE, Answer, Ask, Key, Kind, Payload, Says, Slot, Trial, Usage
 from resumable_llm.dialects.event_stream import json_object, object_in
-from resumable_llm.dialects.speech.common import count, event_of, reduced, strings_in
-from resumable_llm.dialects.speech.prefill import CLAUDE, why_not
+from resumable_llm.dialects.speech.common import count, event_of, objects_in, reduced, strings_in
+from resumable_llm.dialects.speech.prefill import BEGUN, CLAUDE, QUESTION, TRIAL_TOKENS, is_known, went_on, why_not
 
 _CACHED = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _DELTAS: dict[str, tuple[Kind, str]] = {
@@ -115,7 +115,8 @@ class AnthropicSpeech:
         said[-1] = said[-1].rstrip()
         changed = {**body, "messages": _with_last(body["messages"], [each for each in said if each])}
         plan = request.with_body(json.dumps(reduced(changed, ("max_tokens",), answer.text_events)).encode())
-        return Ask(plan, echoes=False if "claude" in model.lower() else None)
+        trial = None if is_known(model, CLAUDE, can_continue) else _trial(plan, model)
+        return Ask(plan, echoes=False if "claude" in model.lower() else None, trial=trial)
 
     def stops(self, request: RequestPlan) -> list[str]:
         """``stop_sequences``."""
@@ -283,6 +284,16 @@ def _constraint(body: Payload) -> str:
     if body.get("output_format") or object_in(body, "output_config").get("format"):
         return "the request constrains the form of the answer (output_format)"
     return ""
+
+
+def _trial(plan: RequestPlan, model: str) -> Trial:
+    messages = _with_last([{"role": "user", "content": QUESTION}], [BEGUN])
+    asked = {"model": model, "messages": messages, "max_tokens": TRIAL_TOKENS, "temperature": 0}
+    return Trial(plan.with_body(json.dumps(asked).encode()), _passed)
+
+
+def _passed(body: bytes) -> bool:
+    return went_on(next(iter(objects_in(json_object(body), "content")), {}).get("text"))
 
 
 def _with_last(messages: list[Any], said: list[str]) -> list[Any]:

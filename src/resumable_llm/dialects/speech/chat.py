@@ -20,11 +20,21 @@ from urllib.parse import urlsplit, urlunsplit
 
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.core.speech import Answer, Ask, Key, Payload, Says, Slot, Usage
+from resumable_llm.core.speech import Answer, Ask, Key, Payload, Says, Slot, Trial, Usage
 from resumable_llm.dialects.event_stream import json_object, object_in
 from resumable_llm.dialects.openai_services import SERVICES
 from resumable_llm.dialects.speech.common import count, event_of, objects_in, reduced, strings_in
-from resumable_llm.dialects.speech.prefill import CLAUDE, GEMINI, OVERRIDE, why_not
+from resumable_llm.dialects.speech.prefill import (
+    BEGUN,
+    CLAUDE,
+    GEMINI,
+    OVERRIDE,
+    QUESTION,
+    TRIAL_TOKENS,
+    is_known,
+    went_on,
+    why_not,
+)
 
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _CONSTRAINTS = ("grammar", "json_schema", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex")
@@ -42,6 +52,7 @@ class Form:
         echoes: Whether the service says the partial answer again; None: not known.
         path: What must stand before the path's ``/chat/completions``; None: as it is.
         refuses: Why it is not asked at all, unless the caller knows better.
+        is_sure: Whether it is documented that every model goes on; otherwise those that are not known are tried.
     """
 
     message: tuple[tuple[str, Any], ...] = ()
@@ -49,16 +60,17 @@ class Form:
     echoes: bool | None = False
     path: str | None = None
     refuses: str = ""
+    is_sure: bool = True
 
 
-PLAIN = Form()
-"""The message alone says it."""
 _UNTRIED = Form(echoes=None, refuses="nothing is known of how this service goes on from a partial answer")
-_ANYBODY = Form(body=(("continue_final_message", True), ("add_generation_prompt", False)), echoes=None)
+_ANYBODY = Form(body=(("continue_final_message", True), ("add_generation_prompt", False)), echoes=None, is_sure=False)
+LLAMA_CPP = replace(_ANYBODY, echoes=False)
+"""llama.cpp, which goes on with this form even where it was started with ``--no-prefill-assistant``."""
 _FORMS = {
     "mistral": Form((("prefix", True),), echoes=True),
     "deepseek": Form((("prefix", True),), echoes=None, path="/beta"),
-    "groq": PLAIN,
+    "groq": Form(),
     "azure": replace(_UNTRIED, refuses="Azure OpenAI begins a new turn instead of going on from a partial answer"),
 }
 _HOSTS = {
@@ -149,7 +161,8 @@ class ChatSpeech:
         plan = request.with_body(json.dumps(reduced(changed, _LIMITS, answer.text_events)).encode())
         if form.path is not None:
             plan = replace(plan, url=_moved(plan.url, form.path))
-        return Ask(plan, echoes=form.echoes)
+        known = form.is_sure or is_known(str(body.get("model") or ""), CLAUDE + GEMINI, can_continue)
+        return Ask(plan, echoes=form.echoes, trial=None if known else _trial(plan, body, form))
 
     def stops(self, request: RequestPlan) -> list[str]:
         """``stop``, one or several."""
@@ -295,6 +308,19 @@ def _with_last(messages: list[Any], text: str, form: Form) -> list[Any]:
             whole = begun + text
         return [*messages[:-1], {**last, "content": whole, **dict(form.message)}]
     return [*messages, {"role": "assistant", "content": text, **dict(form.message)}]
+
+
+def _trial(plan: RequestPlan, body: Payload, form: Form) -> Trial:
+    limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    messages = _with_last([{"role": "user", "content": QUESTION}], BEGUN, form)
+    named = {"model": body["model"]} if "model" in body else {}
+    asked = {**named, "messages": messages, limit: TRIAL_TOKENS, "temperature": 0, **dict(form.body)}
+    return Trial(plan.with_body(json.dumps(asked).encode()), _passed)
+
+
+def _passed(body: bytes) -> bool:
+    choice = next(iter(objects_in(json_object(body), "choices")), {})
+    return went_on(object_in(choice, "message").get("content"))
 
 
 def _behind_the_prompt(request: RequestPlan, body: Payload, answer: Answer, text: str) -> Ask:

@@ -14,10 +14,10 @@ from typing import Any
 
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.core.speech import Answer, Ask, Key, Payload, Says, Slot, Usage
+from resumable_llm.core.speech import Answer, Ask, Key, Payload, Says, Slot, Trial, Usage
 from resumable_llm.dialects.event_stream import json_object, object_in
 from resumable_llm.dialects.speech.common import count, event_of, objects_in, reduced, strings_in
-from resumable_llm.dialects.speech.prefill import why_not
+from resumable_llm.dialects.speech.prefill import BEGUN, QUESTION, TRIAL_TOKENS, went_on, why_not
 
 _SAID = {"error", "message", "response", "thinking", "image", "logprobs"}
 
@@ -85,7 +85,9 @@ class OllamaSpeech:
         options = object_in(body, "options")
         if options:
             changed["options"] = reduced(options, ("num_predict",), answer.text_events)
-        return Ask(request.with_body(json.dumps(changed).encode()), echoes=None if is_chat else False)
+        plan = request.with_body(json.dumps(changed).encode())
+        known = not is_chat or can_continue is not None
+        return Ask(plan, echoes=None if is_chat else False, trial=None if known else _trial(plan, body))
 
     def stops(self, request: RequestPlan) -> list[str]:
         """``options.stop``."""
@@ -140,6 +142,17 @@ def _constraint(body: Payload, *, is_chat: bool) -> str:
     if body.get("raw") is not True or not isinstance(body.get("prompt"), str) or body.get("suffix"):
         return "of prompts only raw ones without suffix can be gone on from: a template would begin a new turn"
     return ""
+
+
+def _trial(plan: RequestPlan, body: Payload) -> Trial:
+    messages = _with_last([{"role": "user", "content": QUESTION}], BEGUN)
+    options = {"num_predict": TRIAL_TOKENS, "temperature": 0}
+    asked = {"model": body.get("model"), "messages": messages, "stream": False, "options": options}
+    return Trial(plan.with_body(json.dumps(asked).encode()), _passed)
+
+
+def _passed(body: bytes) -> bool:
+    return went_on(object_in(json_object(body), "message").get("content"))
 
 
 def _with_last(messages: list[Any], text: str) -> list[Any]:

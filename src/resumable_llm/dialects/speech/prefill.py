@@ -1,7 +1,7 @@
 """Which models go on from a partial answer that they are given, and which refuse, or do not and say nothing.
 
-A table, with the date at which each line was true. What is not in it may be tried where a server that ignores the
-partial answer would be recognised, and is refused otherwise; ``can_continue=`` overrides it either way.
+A table, with the date at which each line was true. A model that is not in it is given a trial, once: a count that was
+begun. ``can_continue=`` overrides both either way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,18 @@ import re
 from dataclasses import dataclass
 
 OVERRIDE = "can_continue=True says that it can"
+
+QUESTION = "Count from 41 to 60, separated by commas."
+BEGUN = "41, 42, 43, 44, 45, 46,"
+TRIAL_TOKENS = 8
+
+
+def went_on(text: object) -> bool:
+    """Whether this is how a model goes on that was asked `QUESTION` and given `BEGUN` as its own partial answer.
+
+    Even a very small model gets this right, and one that begins a new turn never does.
+    """
+    return isinstance(text, str) and text.lstrip().removeprefix(BEGUN).lstrip().startswith("47")
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,16 @@ def why_not(model: str, rules: tuple[Rule, ...], can_continue: bool | None) -> s
     """
     if can_continue is not None:
         return "" if can_continue else "can_continue=False says that the model does not go on from a partial answer"
-    rule = next((rule for rule in rules if rule.models.match(model)), None)
+    rule = _rule(model, rules)
     if rule is None or rule.goes_on:
         return ""
     return f"{model} does not go on from a partial answer ({rule.source}); {OVERRIDE}"
+
+
+def is_known(model: str, rules: tuple[Rule, ...], can_continue: bool | None) -> bool:
+    """Whether there is no need to try; see `why_not`."""
+    return can_continue is not None or _rule(model, rules) is not None
+
+
+def _rule(model: str, rules: tuple[Rule, ...]) -> Rule | None:
+    return next((rule for rule in rules if rule.models.match(model)), None)
