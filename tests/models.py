@@ -62,6 +62,8 @@ class Provider(ABC):
     """A failure in the stream that passes."""
     lasting: bytes
     """One that does not."""
+    is_tried = False
+    """Whether nothing is known of the model, so that it is given a trial before it is asked to go on."""
 
     @abstractmethod
     def events(self, pieces: Sequence[str], name: str, usage: tuple[int, int]) -> list[bytes]:
@@ -78,6 +80,10 @@ class Provider(ABC):
     @abstractmethod
     def told(self, partial: Json) -> str:
         """The text in a partial message."""
+
+    def tried(self, said: str) -> Json:
+        """The answer to a trial."""
+        raise NotImplementedError
 
     def say(self, body: Json, name: str, *, size: int = 1, text: str = TEXT, echo: bool = False) -> Said:
         """What the model answers.
@@ -127,6 +133,10 @@ class Chat(Provider):
     }
     transient = block({"error": {"code": "overloaded", "message": "no room"}})
     lasting = block({"error": {"code": "invalid_prompt", "message": "no"}})
+    is_tried = True
+
+    def tried(self, said: str) -> Json:
+        return {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}
 
     def events(self, pieces: Sequence[str], name: str, usage: tuple[int, int]) -> list[bytes]:
         base = {"id": name, "object": "chat.completion.chunk", "created": 1795000000 + len(name), "model": "m"}
@@ -170,6 +180,7 @@ class Mistral(Chat):
     name = "mistral"
     dialect = "mistral_chat"
     url = "https://api.mistral.ai/v1/chat/completions"
+    is_tried = False
 
     def say(self, body: Json, name: str, *, size: int = 1, text: str = TEXT, echo: bool = True) -> Said:
         assert not self.begun(body) or body["messages"][-1]["prefix"] is True
@@ -301,6 +312,10 @@ class Ollama(Provider):
     body: Json = {"model": "m", "messages": [{"role": "user", "content": "?"}], "stream": True}
     transient = b'{"error":{"code":"overloaded","message":"no room"}}\n'
     lasting = b'{"error":"model runner has unexpectedly stopped"}\n'
+    is_tried = True
+
+    def tried(self, said: str) -> Json:
+        return {"message": {"role": "assistant", "content": said}, "done": True}
 
     def events(self, pieces: Sequence[str], name: str, usage: tuple[int, int]) -> list[bytes]:
         base: Json = {"model": "m", "created_at": f"2026-11-22T12:00:00.{len(name)}Z"}

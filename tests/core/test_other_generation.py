@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resumable_llm.core import errors
+from resumable_llm.core.fallback import BEGINS_ANEW, Habits
 from resumable_llm.core.framing import EVENT_STREAM, JSON_LINES
 from resumable_llm.core.machine import Conversation
-from resumable_llm.core.model import Fallback, Limits, RequestPlan, Seam
+from resumable_llm.core.model import Fallback, Limits, RequestPlan
+from resumable_llm.core.seam import MIN_ECHO
 from resumable_llm.dialects import recognise
 from tests.conversation import KEY, Answer, Played, World, patient, play, told
-from tests.models import PROVIDERS, TEXT, WORDS, Anthropic, Chat, Heard, Mistral, Provider, Said
+from tests.models import PROVIDERS, TEXT, WORDS, Anthropic, Chat, Heard, Mistral, Ollama, Provider, Said
 
 Ways = tuple[Fallback, ...]
 
@@ -48,7 +50,10 @@ class Act:
         size: Words in an event.
         deaf: What the request brings along is ignored.
         text: What is said instead of the text that the model knows.
-        says: Put behind the cut: a failure in the stream.
+        says: A failure in the stream, behind the last whole event before the cut.
+        json: A body that is no stream.
+        down: There is no connection at all.
+        lasts: So many seconds pass before it ends.
     """
 
     cut: int | float | None = None
@@ -63,6 +68,7 @@ class Act:
     down: bool = False
     lasts: float = 0.0
     echo: bool | None = None
+    """Whether what the request brings along is said again; None: as the provider does it."""
 
 
 WHOLE = Act(ends="eof")
@@ -76,17 +82,21 @@ class Server(World):
         self._acts = script
         self.requests = []
         self.began: list[int] = []
-        """Events that the caller had when each request was made."""
+        """Events that the caller had when each request was made, but for trials."""
         self.said: list[Said] = []
         """Each generation as it would have been without a cut."""
+        self.trials: list[Act] = []
+        """What is done with requests that try the model."""
         self.talk: Conversation
 
     def answer(self, plan: RequestPlan) -> Answer:
-        number = len(self.requests)
-        assert number < 200, "this goes on for ever"
-        act = self._acts[min(number, len(self._acts) - 1)]
         self.requests.append(plan)
-        self.began.append(self.talk.report.events)
+        assert len(self.requests) < 200, "this goes on for ever"
+        if self.provider.is_tried and json.loads(plan.body or b"{}").get("stream") is not True:
+            act = self.trials.pop(0)
+        else:
+            act = self._acts[min(len(self.began), len(self._acts) - 1)]
+            self.began.append(self.talk.report.events)
         if act.down:
             return Answer(down=True)
         if act.json is not None:
@@ -98,13 +108,16 @@ class Server(World):
         self.said.append(said)
         whole = b"".join(said.blocks)
         cut = len(whole) if act.cut is None else act.cut if isinstance(act.cut, int) else int(act.cut * len(whole))
+        if act.says:
+            cut = max(end for end in accumulate(map(len, said.blocks), initial=0) if end <= cut)
         headers = {**self.provider.headers, **act.headers}
         return Answer(200, headers, whole[:cut] + act.says, act.ends, lasts=act.lasts)
 
     def _say(self, act: Act, plan: RequestPlan, name: str) -> Said:
         assert plan.body is not None
         body = self.provider.body if act.deaf else json.loads(plan.body)
-        text = act.text if act.text.startswith(self.provider.begun(body)) else TEXT
+        begun = self.provider.begun(body)
+        text = next(text for text in (act.text, TEXT, OTHER_TEXT) if text.startswith(begun))
         if act.echo is None:
             return self.provider.say(body, name, size=act.size, text=text)
         return self.provider.say(body, name, size=act.size, text=text, echo=act.echo)
@@ -140,9 +153,12 @@ def tell(
     chunk: int = 65536,
     slices: bool = True,
     can_continue: bool | None = None,
+    trials: Sequence[Act] = (),
+    habits: Habits | None = None,
     limits: Limits | None = None,
     body: dict[str, Any] | None = None,
-    whole: bool = True,
+    texts: Sequence[str] = (TEXT,),
+    server: type[Server] = Server,
 ) -> Story:
     """Ask, and read to the end; whatever happens, what `_check` says must hold.
 
@@ -152,16 +168,21 @@ def tell(
         script: What the server does.
         chunk: Bytes that come at once.
         slices: Read as transports do; False: event by event.
-        can_continue: As in `resumable_llm.wrap`.
+        can_continue: As in `resumable_llm.wrap`; None without ``trials``: True if the model would have to be tried.
+        trials: What the server does with trials.
+        habits: What is known of models that were tried.
         limits: Of the conversation.
         body: Put into the request.
-        whole: What is told at the end is the text that the model knows.
+        texts: What may be told in the end.
+        server: The kind of server.
     """
     content = json.dumps({**provider.body, **(body or {})}).encode()
     asked = RequestPlan("POST", provider.url, (("Content-Type", "application/json"),), content)
     dialect = recognise(asked)
     assert dialect is not None
     assert dialect.name == provider.dialect
+    if can_continue is None and provider.is_tried and not trials and habits is None:
+        can_continue = True
     talk = Conversation(
         dialect.prepare(asked, KEY),
         dialect,
@@ -171,29 +192,30 @@ def tell(
         one_by_one=not slices,
         fallback=ways,
         can_continue=can_continue,
+        habits=habits,
     )
-    server = Server(provider, *script)
-    server.talk = talk
-    log = play(talk, server, chunk, slices=slices)
+    world = server(provider, *script)
+    world.talk, world.trials = talk, list(trials)
+    log = play(talk, world, chunk, slices=slices)
     payloads = [json.loads(data) for _, data in log.told if data != "[DONE]"]
     heard = provider.hear([each for each in payloads if "error" not in each])
-    story = Story(server, talk, log, heard)
-    _check(story, len(payloads), whole=whole)
+    story = Story(world, talk, log, heard)
+    _check(story, len(payloads), texts)
     return story
 
 
-def _check(story: Story, events: int, *, whole: bool) -> None:
+def _check(story: Story, events: int, texts: Sequence[str]) -> None:
     """All of it under one name, or a typed error that has what was delivered."""
     report, heard, log = story.talk.report, story.heard, story.log
     assert report.attempts == len(story.server.requests)
     assert len(set(heard.names)) <= 1
     assert heard.starts <= 1
-    assert not whole or TEXT.startswith(heard.text)
+    assert any(text.startswith(heard.text) for text in texts)
     assert max(len(list(requests)) for _, requests in groupby(story.server.began)) <= MAX_FRUITLESS
     assert story.talk.partial_text() == heard.text
     if log.outcome == "end" and story.talk.upstream_error is None:
         assert log.proved
-        assert not whole or heard.text == TEXT
+        assert heard.text in texts
         assert len(heard.ends) == heard.starts == 1
     elif log.outcome == "end":
         assert not heard.ends
@@ -202,11 +224,8 @@ def _check(story: Story, events: int, *, whole: bool) -> None:
         assert log.error.partial_text == heard.text
         assert log.error.report == report
         assert not heard.ends, "the answer was complete"
-        if events:
-            assert story.server.provider.told(log.error.partial) == heard.text
-            assert "incomplete_tool_calls" not in log.error.partial
-        else:
-            assert log.error.partial is None
+        told = story.server.provider.told(log.error.partial) if events else log.error.partial
+        assert told == (heard.text if events else None)
 
 
 def blocks_of(provider: Provider) -> list[bytes]:
@@ -300,6 +319,425 @@ def test_without_fallback_it_is_as_it_was(provider: Provider) -> None:
             (drop,) = story.talk.report.drops
             assert drop.way == ""
         assert (story.talk.report.fidelity, story.talk.report.seams) == ("exact", ())
+
+
+# What comes between
+
+
+@st.composite
+def acts(draw: st.DrawFn, provider: Provider) -> Act:
+    what = draw(st.sampled_from(["says"] * 6 + ["fails", "passes", "busy", "refuses", "down", "json", "deaf", "other"]))
+    cut, ends = draw(st.floats(0, 1)), draw(st.sampled_from(["reset", "eof"]))
+    said = Act(cut, ends, draw(st.integers(1, 3)))
+    if what == "fails":
+        return replace(said, says=provider.lasting, ends="eof")
+    if what == "passes":
+        return replace(said, says=provider.transient, ends="eof")
+    if what == "deaf":
+        return replace(said, deaf=True)
+    if what == "other":
+        return replace(said, text=OTHER_TEXT)
+    statuses = {"busy": Act(status=503, headers={"retry-after": "1"}), "refuses": Act(status=400, json={"error": {}})}
+    return {**statuses, "down": Act(down=True), "json": Act(json={"choices": []})}.get(what, said)
+
+
+@pytest.mark.parametrize("ways", [*ALL_WAYS, ()], ids="-".join)
+@by_name
+def test_whatever_comes_between(provider: Provider, ways: Ways) -> None:
+    """What holds of every conversation is asserted where it is told; here is chance."""
+
+    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(
+        st.floats(0, 1),
+        st.lists(acts(provider), max_size=7),
+        st.sampled_from([23, 65536]),
+        st.booleans(),
+    )
+    def check(cut: float, script: list[Act], chunk: int, slices: bool) -> None:
+        texts = (TEXT, OTHER_TEXT)
+        story = tell(provider, ways, Act(cut), *script, WHOLE, chunk=chunk, slices=slices, texts=texts)
+        report = story.talk.report
+        assert set(story.ways) <= {"repeat", "", *ways}
+        assert [seam.way for seam in report.seams if seam.way not in ways] == []
+        assert report.fidelity == _fidelity([seam.way for seam in report.seams])
+        assert sum(kind == "seam" for kind in story.notices) <= len(report.seams)
+
+    check()
+
+
+def _fidelity(ways: Sequence[str]) -> str:
+    return "continued" if "continue" in ways else "verified" if ways else "exact"
+
+
+@by_name
+def test_gone_on_from_again_and_again(provider: Provider) -> None:
+    """Each generation says two words more, and the last one the rest."""
+    story = tell(provider, CONTINUE, *(Act(behind(provider, 2)) for _ in range(3)), WHOLE)
+    report, server = story.talk.report, story.server
+    assert story.ways == ["continue"] * 3
+    assert report.fidelity == "continued"
+    assert [seam.characters for seam in report.seams] == [len("".join(WORDS[: 2 * count])) for count in (1, 2, 3)]
+    assert [plan.header("idempotency-key") for plan in server.requests] == [KEY, f"{KEY}-2", f"{KEY}-3", f"{KEY}-4"]
+    assert story.heard.usage == _sum(server)
+    assert story.notices == [*["drop", "continue", "seam"] * 3, "end"]
+
+
+@by_name
+def test_repeated_until_it_is_whole(provider: Provider) -> None:
+    story = tell(provider, REPLAY, *(Act(behind(provider, count)) for count in (2, 5, 4, 7)), WHOLE)
+    report = story.talk.report
+    assert story.ways == ["replay"] * 4
+    assert story.log.waits == [1.0], "of one repeat nothing was new"
+    assert (report.fidelity, report.tokens_not_paid_twice) == ("verified", 0)
+    assert report.replayed > 0
+    assert len({plan.body for plan in story.server.requests}) == 1
+    assert {plan.header("idempotency-key") for plan in story.server.requests} == {KEY}
+
+
+def test_one_way_after_the_other() -> None:
+    """A repeat that diverges leaves the text as it was, and the model can go on from that."""
+    story = tell(Chat(), BOTH, Act(behind(Chat(), 5)), replace(WHOLE, text=OTHER_TEXT), WHOLE)
+    assert story.ways == ["replay", "continue"]
+    assert [seam.way for seam in story.talk.report.seams] == ["continue"]
+    assert story.talk.report.fidelity == "continued"
+
+
+def test_first_the_one_and_then_the_other() -> None:
+    """A continuation that broke off is repeated like any other answer, and cannot come again."""
+    story = tell(Chat(), THE_OTHER_FIRST, Act(behind(Chat(), 3)), Act(behind(Chat(), 2)), Act(status=400), WHOLE)
+    assert story.ways == ["continue", "continue", "replay"]
+    assert story.talk.report.fidelity == "continued", "the worse of the two"
+
+
+@in_any_way
+def test_a_server_without_room(ways: Ways) -> None:
+    busy = Act(status=503, headers={"retry-after": "7"})
+    story = tell(Chat(), ways, Act(behind(Chat(), 3)), busy, busy, WHOLE)
+    assert story.log.waits == [7.0, 7.0]
+    assert story.ways == [ways[0]] * 3
+    assert [drop.backoff for drop in story.talk.report.drops] == [0.0, 7.0, 7.0]
+    assert story.talk.report.attempts == 4
+
+
+@pytest.mark.parametrize(
+    ("way", "said", "error", "why"),
+    [
+        ("replay", Act(status=400), errors.CannotResume, "the server answered 400 when asked to replay"),
+        ("replay", Act(json={}), errors.CannotResume, "the server answered 200 when asked to replay"),
+        ("replay", Act(status=301), errors.CannotResume, "the server answered 301 when asked to replay"),
+        ("replay", Act(text=OTHER_TEXT), errors.ReplayDiverged, "gave another answer when asked again"),
+        ("replay", Act(text="An answer is a"), errors.ReplayDiverged, "another answer"),
+        ("continue", Act(status=400), errors.ContinuationRefused, "the server answered 400 when asked to continue"),
+        ("continue", Act(json={}), errors.ContinuationRefused, "the server answered 200 when asked to continue"),
+        ("continue", Act(status=204), errors.ContinuationRefused, "the server answered 204 when asked to continue"),
+        ("continue", Act(deaf=True), errors.ContinuationRefused, "the model began anew"),
+        ("continue", Act(echo=True), errors.ContinuationRefused, "the model began anew"),
+    ],
+)
+def test_what_does_not_fit(way: Fallback, said: Act, error: type[errors.ResumableError], why: str) -> None:
+    cut = Act(behind(Chat(), 5))
+    story = tell(Chat(), (way,), cut, replace(said, ends="eof"), WHOLE)
+    assert type(story.error) is error
+    assert why in str(story.error)
+    assert len(story.server.requests) == 2
+    assert story.heard.text == "".join(WORDS[:5])
+    assert story.talk.report.seams == ()
+    assert story.ways == [way, ""]
+    other: Ways = ("replay", "continue") if way == "replay" else ("continue", "replay")
+    story = tell(Chat(), other, cut, replace(said, ends="eof"), WHOLE)
+    assert story.log.outcome == "end"
+    assert story.ways == list(other)
+    assert [seam.way for seam in story.talk.report.seams] == [other[1]]
+
+
+@pytest.mark.parametrize("ways", [BOTH, THE_OTHER_FIRST], ids="-".join)
+def test_the_last_refusal_is_told(ways: Ways) -> None:
+    story = tell(Chat(), ways, Act(behind(Chat(), 5)), Act(status=400))
+    assert type(story.error) is (errors.ContinuationRefused if ways is BOTH else errors.CannotResume)
+    assert story.ways == [*ways, ""]
+
+
+def test_the_other_generation_is_sought_where_the_server_says() -> None:
+    moved = Act(status=307, headers={"location": "/elsewhere"})
+    story = tell(Chat(), REPLAY, Act(behind(Chat(), 5)), moved, WHOLE)
+    assert [plan.path for plan in story.server.requests] == ["/v1/chat/completions"] * 2 + ["/elsewhere"]
+    away = Act(status=307, headers={"location": "https://other.example/"})
+    story = tell(Chat(), REPLAY, Act(behind(Chat(), 5)), away, WHOLE)
+    assert type(story.error) is errors.CannotResume
+    assert "another origin" in str(story.error)
+
+
+@pytest.mark.parametrize("words", range(1, len(WORDS)))
+def test_what_is_said_again_is_taken_off(words: int) -> None:
+    """Where that is the server's habit, however short; where nothing is known of it, if it is too long for chance."""
+    for provider, known in ((Mistral(), True), (Chat(), False)):
+        echo = replace(WHOLE, echo=True, size=2)
+        story = tell(provider, CONTINUE, Act(behind(provider, words)), echo, chunk=11)
+        if known or len("".join(WORDS[:words]).rstrip()) >= MIN_ECHO:
+            assert story.log.outcome == "end"
+            assert story.talk.report.seams[0].echoed > 0
+            assert story.heard.usage == _sum(story.server)
+        else:
+            assert type(story.error) is errors.ContinuationRefused
+
+
+@by_name
+def test_a_server_that_does_not_listen(provider: Provider) -> None:
+    """It says all of it again, under its own name: of that nothing may be delivered twice."""
+    for words in range(1, len(WORDS)):
+        story = tell(provider, CONTINUE, Act(behind(provider, words)), replace(WHOLE, deaf=True))
+        if story.log.outcome != "end":
+            assert type(story.error) is errors.ContinuationRefused
+            assert story.heard.text == "".join(WORDS[:words])
+
+
+# Enough is enough
+
+
+@by_name
+def test_no_more_attempts_than_the_policy_has(provider: Provider) -> None:
+    """A server that always gets as far: a repeat of that brings nothing."""
+    cut = Act(behind(provider, 4))
+    story = tell(provider, REPLAY, cut)
+    assert type(story.error) is errors.RetriesExhausted
+    assert story.log.waits == [1.0, 2.0, 4.0]
+    assert story.talk.report.attempts == 1 + MAX_FRUITLESS
+    down = tell(provider, CONTINUE, cut, Act(down=True))
+    assert type(down.error) is errors.RetriesExhausted
+    assert isinstance(down.error.__cause__, ConnectionError | Exception)
+    assert down.talk.report.attempts == 1 + MAX_FRUITLESS
+
+
+@pytest.mark.parametrize("way", ["replay", "continue"])
+def test_the_deadline_holds_for_all_generations(way: Fallback) -> None:
+    cut = replace(Act(behind(Chat(), 4)), lasts=3.0)
+    story = tell(Chat(), (way,), cut, Act(down=True), limits=Limits(deadline=5.0))
+    assert type(story.error) is errors.RetriesExhausted
+    assert "deadline" in str(story.error)
+    assert story.log.seconds < 5.0
+    late = tell(Chat(), (way,), replace(cut, lasts=6.0), WHOLE, limits=Limits(deadline=5.0))
+    assert type(late.error) is errors.RetriesExhausted
+    assert len(late.server.requests) == 1
+
+
+# Failures that the server reports in the stream
+
+
+@in_any_way
+@by_name
+def test_a_failure_that_passes(provider: Provider, ways: Ways) -> None:
+    for words in (1, 4, len(WORDS) - 1):
+        failing = replace(WHOLE, cut=behind(provider, words), says=provider.transient)
+        story = tell(provider, ways, failing, WHOLE)
+        assert story.ways == [ways[0]]
+        assert story.talk.upstream_error is None
+        assert "reported in the stream" in story.talk.report.drops[0].reason
+
+
+@by_name
+def test_a_failure_that_passes_and_returns(provider: Provider) -> None:
+    """When no attempt is left the caller gets what the server said."""
+    failing = replace(WHOLE, cut=behind(provider, 4), says=provider.transient)
+    story = tell(provider, REPLAY, failing)
+    assert story.log.outcome == "end"
+    assert story.talk.upstream_error
+    assert story.log.slices[-1].endswith(provider.transient)
+    assert story.talk.report.attempts == 1 + MAX_FRUITLESS
+
+
+@in_any_way
+@by_name
+def test_a_failure_that_stays(provider: Provider, ways: Ways) -> None:
+    failing = replace(WHOLE, cut=behind(provider, 4), says=provider.lasting)
+    story = tell(provider, ways, failing, WHOLE)
+    assert len(story.server.requests) == 1
+    assert story.talk.upstream_error
+    later = tell(provider, ways, Act(behind(provider, 3)), failing, WHOLE)
+    assert later.ways == [ways[0]]
+    assert later.talk.upstream_error
+    assert later.log.slices[-1].endswith(provider.lasting)
+
+
+@by_name
+def test_without_fallback_failures_are_the_callers(provider: Provider) -> None:
+    story = tell(provider, (), replace(WHOLE, cut=behind(provider, 4), says=provider.transient), WHOLE)
+    assert len(story.server.requests) == 1
+    assert story.talk.upstream_error
+
+
+# What the request, or the answer, does not allow
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"n": 2}, "more than one choice"),
+        ({"response_format": {"type": "json_object"}}, "constrains the form"),
+        ({"tool_choice": "required"}, "forces the model to call a tool"),
+        ({"model": "claude-opus-4-6"}, "does not go on from a partial answer"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_not_asked_for(body: dict[str, Any], why: str) -> None:
+    habits: Habits = {}
+    story = tell(Chat(), CONTINUE, Act(behind(Chat(), 4)), WHOLE, body=body, habits=habits)
+    assert type(story.error) is errors.ContinuationRefused
+    assert why in str(story.error)
+    assert len(story.server.requests) == 1
+    both = tell(Chat(), THE_OTHER_FIRST, Act(behind(Chat(), 4)), WHOLE, body=body | {"n": 1}, habits=habits)
+    assert both.log.outcome == "end"
+    assert both.ways == (["replay"] if "n" not in body else ["continue"])
+
+
+def test_what_the_caller_knows() -> None:
+    cut = Act(behind(Anthropic(), 4))
+    for model, can_continue, goes_on in (
+        ("claude-opus-4-6", None, False),
+        ("claude-opus-4-6", True, True),
+        ("claude-3-haiku-20240307", None, True),
+        ("claude-3-haiku-20240307", False, False),
+    ):
+        story = tell(Anthropic(), CONTINUE, cut, WHOLE, body={"model": model}, can_continue=can_continue)
+        assert story.log.outcome == ("end" if goes_on else "ContinuationRefused")
+        assert len(story.server.requests) == 1 + goes_on
+
+
+def test_an_answer_too_large_to_be_kept() -> None:
+    limits = Limits(max_transcript_bytes=300)
+    cut = Act(behind(Chat(), 6))
+    for ways in ALL_WAYS:
+        content = json.dumps(Chat().body).encode()
+        asked = RequestPlan("POST", Chat.url, (), content)
+        dialect = recognise(asked)
+        assert dialect is not None
+        talk = Conversation(asked, dialect, patient, limits, fallback=ways, can_continue=True)
+        server = Server(Chat(), cut, WHOLE)
+        server.talk = talk
+        log = play(talk, server, 65536, slices=True)
+        assert log.error is not None
+        assert "too large to be kept" in str(log.error)
+        assert len(server.requests) == 1
+
+
+# Trials
+
+
+@pytest.mark.parametrize("provider", [Chat(), Ollama()], ids=lambda provider: provider.name)
+def test_a_model_that_passes_its_trial(provider: Provider) -> None:
+    habits: Habits = {}
+    passed = Act(json=provider.tried(" 47, 48, 49"))
+    cut = Act(behind(provider, 4))
+    story = tell(provider, CONTINUE, cut, cut, WHOLE, trials=[passed], habits=habits)
+    assert story.ways == ["trial", "continue"], "it is tried once"
+    assert story.notices[:4] == ["drop", "trial", "continue", "seam"]
+    assert story.log.waits == []
+    assert story.talk.report.attempts == 4
+    again = tell(provider, CONTINUE, cut, WHOLE, habits=habits)
+    assert again.ways == ["continue"], "and once for all"
+
+
+@pytest.mark.parametrize("provider", [Chat(), Ollama()], ids=lambda provider: provider.name)
+def test_a_model_that_fails_its_trial(provider: Provider) -> None:
+    cut = Act(behind(provider, 4))
+    failed = Act(json=provider.tried("Sure! 41, 42, 43"))
+    habits: Habits = {}
+    for trials in ([failed], []):
+        story = tell(provider, CONTINUE, cut, WHOLE, trials=trials, habits=habits)
+        assert type(story.error) is errors.ContinuationRefused
+        assert BEGINS_ANEW in str(story.error)
+        assert len(story.server.requests) == 1 + len(trials)
+    story = tell(provider, THE_OTHER_FIRST, cut, WHOLE, trials=[failed])
+    assert story.ways == ["trial", "replay"]
+    assert story.talk.report.fidelity == "verified"
+
+
+def test_a_trial_that_is_not_held_at_once() -> None:
+    busy = Act(status=503, headers={"retry-after": "7"})
+    passed = Act(json=Chat().tried("47"))
+    story = tell(Chat(), CONTINUE, Act(behind(Chat(), 4)), WHOLE, trials=[busy, Act(down=True), passed])
+    assert story.ways == ["trial", "trial", "trial"]
+    assert story.log.waits == [7.0, 2.0]
+    assert story.log.outcome == "end"
+    never = tell(Chat(), CONTINUE, Act(behind(Chat(), 4)), WHOLE, trials=[busy] * MAX_FRUITLESS)
+    assert type(never.error) is errors.RetriesExhausted
+
+
+@pytest.mark.parametrize("status", [204, 301, 400, 404])
+def test_a_trial_that_is_refused(status: int) -> None:
+    story = tell(Chat(), CONTINUE, Act(behind(Chat(), 4)), WHOLE, trials=[Act(status=status)])
+    assert type(story.error) is errors.ContinuationRefused
+    assert str(status) in str(story.error)
+    assert len(story.server.requests) == 2
+
+
+# Where the server keeps what it says
+
+
+class LlamaServer(Server):
+    """llama.cpp: it keeps what it says, unless told otherwise."""
+
+    kept: Act = Act(ends="eof")
+
+    def answer(self, plan: RequestPlan) -> Answer:
+        if plan.method != "GET":
+            return super().answer(plan)
+        self.requests.append(plan)
+        self.began.append(-len(self.requests))
+        if self.kept.status != 200:
+            return Answer(self.kept.status, {"content-type": "application/json"}, b"{}")
+        whole = b"".join(blocks_of(self.provider))
+        return Answer(200, {**self.provider.headers, "server": "llama.cpp"}, whole[int(plan.query["from"]) :])
+
+
+class Forgetful(LlamaServer):
+    kept = Act(status=404)
+
+
+LLAMA = {"server": "llama.cpp"}
+
+
+@in_any_way
+def test_what_the_server_keeps_comes_first(ways: Ways) -> None:
+    for words in (1, 4, len(WORDS)):
+        cut = Act(behind(Chat(), words) + 9, headers=LLAMA)
+        story = tell(Chat(), ways, cut, WHOLE, server=LlamaServer)
+        assert story.ways == ["resume"]
+        assert (story.talk.report.fidelity, story.talk.report.seams) == ("exact", ())
+        assert [plan.method for plan in story.server.requests] == ["POST", "GET"]
+        assert set(story.heard.names) == {"gen-1"}
+
+
+@in_any_way
+def test_what_it_has_forgotten_is_generated_again(ways: Ways) -> None:
+    cut = Act(behind(Chat(), 4) + 9, headers=LLAMA)
+    story = tell(Chat(), ways, cut, replace(WHOLE, headers=LLAMA), server=Forgetful)
+    report = story.talk.report
+    assert story.ways == ["resume", ways[0]]
+    assert [plan.method for plan in story.server.requests] == ["POST", "GET", "POST"]
+    assert [seam.way for seam in report.seams] == [ways[0]]
+    assert report.dialect == "llama_cpp/openai_chat"
+    assert set(story.heard.names) == {"gen-1"}
+
+
+def test_it_has_forgotten_and_does_not_go_on() -> None:
+    cut = Act(behind(Chat(), 4) + 9, headers=LLAMA)
+    story = tell(Chat(), (), cut, server=Forgetful)
+    assert type(story.error) is errors.ResumeExpired
+    story = tell(Chat(), CONTINUE, cut, replace(WHOLE, headers=LLAMA, deaf=True), server=Forgetful)
+    assert type(story.error) is errors.ContinuationRefused
+    story = tell(Chat(), CONTINUE, cut, body={"n": 2}, server=Forgetful)
+    assert type(story.error) is errors.ContinuationRefused
+    assert "404" in str(story.error)
+    assert "more than one choice" in str(story.error)
+
+
+def test_a_second_drop_is_not_resumed() -> None:
+    """The other generation has bytes of its own, which are not those that the caller has."""
+    cut = Act(behind(Chat(), 4) + 9, headers=LLAMA)
+    story = tell(
+        Chat(), CONTINUE, cut, replace(cut, cut=behind(Chat(), 2)), replace(WHOLE, headers=LLAMA), server=Forgetful
+    )
+    assert story.ways == ["resume", "continue", "continue"]
+    assert story.talk.checkpoint.handle is None
 
 
 @pytest.mark.xfail(strict=True, reason="characters beyond the first plane are counted as two of those that came again")

@@ -170,7 +170,7 @@ Don't forget to look.
 """
 
 OTHERS = """\
-Die Würde des Menschen ist unantastbar. Sie zu achten und zu schützen ist Verpflichtung aller staatlichen Gewalt.
+Der Hafen war still, seit die Fähre nach Hamburg eingestellt wurde, und niemand im Dorf wartete noch auf Besuch.
 El río crece en primavera, y los campos de la orilla desaparecen en una sola tarde. Nadie en Sevilla lo recuerda.
 Тихо в порту с тех пор, как паром перестал ходить, и никто в деревне не ждёт его из Одессы.
 港は静かだった。フェリーが止まってから、誰も戻るとは思っていない。🚢⚓️👩‍👩‍👧 おしまい。
@@ -363,9 +363,9 @@ def test_a_stop_sequence_across_the_seam(stop: str, behind: str) -> None:
 
 @pytest.mark.parametrize("said", ["It is E", "It is EN", "It is x\n", "It is "])
 def test_what_only_begins_like_a_stop_sequence_is_delivered(said: str) -> None:
-    rest = said[len(said.rstrip()) :] + "nd of the line"
+    rest = said[len(said.rstrip()) :] + "ndless lines"
     for found in outcome(said, rest, ["END", "\nUser:", "\n\n"]):
-        assert found == ("nd of the line", None)
+        assert found == ("ndless lines", None)
 
 
 def test_what_a_server_stops_at_itself_is_its_affair() -> None:

@@ -421,7 +421,11 @@ def test_a_model_of_which_nothing_is_known_is_tried(
 
 def test_the_trial() -> None:
     url = "http://localhost:8000/v1/chat/completions"
-    for name, body in (("max_tokens", {}), ("max_completion_tokens", {"max_completion_tokens": 7})):
+    limits: list[tuple[str, dict[str, Any]]] = [
+        ("max_tokens", {}),
+        ("max_completion_tokens", {"max_completion_tokens": 7}),
+    ]
+    for name, body in limits:
         trial = ask(url, tools=[{}], **body).trial
         assert trial is not None
         asked = json.loads(trial.plan.body or b"")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.core.speech import MESSAGE, Answer, Payload, Says, Slot
+from resumable_llm.core.speech import MESSAGE, Answer, Ask, Payload, Says, Slot
 from resumable_llm.dialects.speech.repeat_only import RepeatOnly, index_in, learn, rename, says_more, text_in
 
 REQUEST = RequestPlan("POST", "https://a/b", (), b"{}")
@@ -29,7 +29,7 @@ def test_the_last_text_is_the_open_part() -> None:
 def test_refusing(can_continue: bool | None) -> None:
     speech, answer = _Mute(), Answer()
     assert not speech.continues
-    assert speech.go_on(REQUEST, answer, "x", can_continue=can_continue) == (None, "because", None)
+    assert speech.go_on(REQUEST, answer, "x", can_continue=can_continue) == Ask(None, "because")
     assert speech.stops(REQUEST) == []
     with pytest.raises(NotImplementedError, match="because"):
         speech.say(answer, "x")

@@ -23,7 +23,7 @@ from resumable_llm.core.model import RequestPlan
 from resumable_llm.core.speech import Answer, Ask, Key, Payload, Says, Slot, Trial, Usage
 from resumable_llm.dialects.event_stream import json_object, object_in
 from resumable_llm.dialects.openai_services import SERVICES
-from resumable_llm.dialects.speech.common import count, event_of, objects_in, reduced, strings_in
+from resumable_llm.dialects.speech.common import count, event_of, number_of, objects_in, reduced, strings_in
 from resumable_llm.dialects.speech.prefill import (
     BEGUN,
     CLAUDE,
@@ -195,7 +195,7 @@ class ChatSpeech:
 
 
 def _slots(choice: Payload) -> Iterator[Slot]:
-    index = _number(choice, 0)
+    index = number_of(choice, 0)
     delta = object_in(choice, "delta")
     if delta.get("role"):
         yield Slot((index, "role"), "text", delta, "role", Says.NAMES)
@@ -206,7 +206,7 @@ def _slots(choice: Payload) -> Iterator[Slot]:
     if isinstance(delta.get("refusal"), str):
         yield Slot((index, "refusal"), "refusal", delta, "refusal")
     for position, call in enumerate(objects_in(delta, "tool_calls")):
-        yield from _call((index, "tool", _number(call, position)), call, object_in(call, "function"))
+        yield from _call((index, "tool", number_of(call, position)), call, object_in(call, "function"))
     if "function_call" in delta:
         function = object_in(delta, "function_call")
         yield from _call((index, "tool", "function_call"), {}, function)
@@ -215,11 +215,6 @@ def _slots(choice: Payload) -> Iterator[Slot]:
         yield Slot((index, "text"), "text", choice, "text")
     if choice.get("finish_reason"):
         yield Slot((index, "finish"), "text", choice, "finish_reason", Says.SETTLES, closes=True)
-
-
-def _number(holder: Payload, otherwise: int) -> int:
-    found = holder.get("index")
-    return found if isinstance(found, int) else otherwise
 
 
 def _content(index: int, delta: Payload) -> Iterator[Slot]:

@@ -15,7 +15,7 @@ from resumable_llm.core.events import Fields
 from resumable_llm.core.model import RequestPlan
 from resumable_llm.core.speech import MESSAGE, Answer, Ask, Key, Kind, Payload, Says, Slot, Usage
 from resumable_llm.dialects.event_stream import json_object, object_in
-from resumable_llm.dialects.speech.common import event_of, objects_in, reduced, strings_in
+from resumable_llm.dialects.speech.common import event_of, number_of, objects_in, reduced, strings_in
 from resumable_llm.dialects.speech.prefill import OVERRIDE, why_not
 
 _BLOCKS: dict[str, Kind] = {"content": "text", "tool-call": "tool", "citation": "other"}
@@ -142,7 +142,7 @@ class CohereSpeech:
 def _slots(payload: Payload) -> Iterator[Slot]:
     what = str(payload.get("type"))
     block, _, stage = what.rpartition("-")
-    group = (block, payload.get("index") or 0)
+    group = (block, number_of(payload, 0))
     delta = object_in(payload, "delta")
     message = object_in(delta, "message")
     if stage == "end" and block in _BLOCKS:

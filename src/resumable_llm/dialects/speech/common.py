@@ -20,6 +20,12 @@ def objects_in(payload: Payload, key: str) -> list[Payload]:
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
+def number_of(holder: Payload, otherwise: int) -> int:
+    """The index of something; ``otherwise`` if it has none that could be one."""
+    found = holder.get("index")
+    return found if isinstance(found, int) else otherwise
+
+
 def strings_in(value: object) -> list[str]:
     """A text, or the texts in a list; empty ones are left out."""
     found = [value] if isinstance(value, str) else value if isinstance(value, list) else []
