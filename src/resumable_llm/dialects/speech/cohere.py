@@ -163,7 +163,7 @@ def _slots(payload: Payload) -> Iterator[Slot]:
 
 def _content_slots(group: Hashable, content: Payload) -> Iterator[Slot]:
     if content.get("type"):
-        yield Slot((group, "type"), dict(_CONTENT).get(content["type"], "other"), content, "type", Says.SETTLES)
+        yield Slot((group, "type"), dict(_CONTENT).get(str(content["type"]), "other"), content, "type", Says.SETTLES)
     for name, kind in _CONTENT:
         if isinstance(content.get(name), str):
             yield Slot((group, name), kind, content, name)

@@ -1,0 +1,202 @@
+"""A log in memory: what appenders and readers share, whether or not a store writes it down behind their backs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from resumable_llm.log.errors import Ahead, LogEnded, LogFull, Missing
+from resumable_llm.log.model import MAX_READ, Cursor, Head, Slice, State, locate
+
+_logger = logging.getLogger(__name__)
+
+
+class LiveLog:
+    """A log whose events are in memory.
+
+    Each event is an object of its own, found by its number; readers get them joined.
+
+    Args:
+        head: What is known of the answer.
+        max_bytes: How large the log may become.
+        clock: Seconds since the epoch.
+    """
+
+    # There may be very many.
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_clock",
+        "_fate",
+        "_frames",
+        "_gone",
+        "_lock",
+        "_max_bytes",
+        "_reopened",
+        "_size",
+        "_wakes",
+        "ended_at",
+        "head",
+        "last",
+        "reason",
+        "state",
+        "upstream",
+    )
+
+    def __init__(self, head: Head, max_bytes: int, clock: Callable[[], float]) -> None:
+        self.head = head
+        self.state = State.RUNNING
+        self.reason = ""
+        self.ended_at: float | None = None
+        self.last = 0
+        self.upstream = head.upstream
+        self._fate = State.RUNNING
+        """The state as the appender knows it; readers may have to wait for the disk."""
+        self._base = 0
+        """So many events are not in memory any more."""
+        self._frames: list[bytes] = []
+        self._size = 0
+        self._reopened: tuple[int, ...] = ()
+        self._gone = False
+        self._wakes: dict[object, Callable[[], object]] = {}
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    @property
+    def durable(self) -> int:
+        """Nothing outlives the process; nothing in memory is safer than anything else."""
+        return self.last
+
+    def append(self, frames: Sequence[bytes], *, note: str | None = None, wait: bool = True) -> int:
+        """See `Log.append`."""
+        with self._lock:
+            self._must_run()
+            number = self._base + len(self._frames)
+            prefix = b"id: %d." % len(self._reopened) if self._reopened else b"id: "
+            numbered = [b"%b%d\n%b" % (prefix, each, frame) for each, frame in enumerate(frames, number + 1)]
+            size = self._size + sum(map(len, numbered))
+            if size > self._max_bytes:
+                raise LogFull(f"the log may not exceed {self._max_bytes} bytes")
+            self._frames += numbered
+            self._size = size
+            if note is not None:
+                self.upstream = note
+            shown = self._changed()
+        if shown:
+            self._wake()
+        return number + len(numbered)
+
+    def end(self, state: State, reason: str = "") -> bool:
+        """See `Log.end`."""
+        if state is State.RUNNING:
+            raise ValueError("a log cannot end by running")
+        with self._lock:
+            if self._gone or self._fate is not State.RUNNING:
+                return False
+            self._fate = state
+            self.reason = reason
+            self.ended_at = self._clock()
+            shown = self._changed()
+        if shown:
+            self._wake()
+        return True
+
+    def reopen(self) -> None:
+        """See `Log.reopen`."""
+        with self._lock:
+            self._must_exist()
+            if self.state is not State.INTERRUPTED:
+                raise LogEnded(f"the log is {self.state.value}, not interrupted")
+            self._fate = State.RUNNING
+            self.reason = ""
+            self.ended_at = None
+            self._reopened += (self._base + len(self._frames),)
+            shown = self._changed()
+        if shown:
+            self._wake()
+
+    def locate(self, cursor: Cursor) -> int:
+        """See `Log.locate`."""
+        with self._lock:
+            return locate(cursor, self._reopened, self.last)
+
+    def read(self, after: int, max_bytes: int = MAX_READ) -> Slice:
+        """See `Log.read`."""
+        with self._lock:
+            self._must_exist()
+            self._must_have(after)
+            return self._read(after, max_bytes)
+
+    def subscribe(self, wake: Callable[[], object]) -> Callable[[], None]:
+        """See `Log.subscribe`."""
+        token = object()
+        with self._lock:
+            self._wakes[token] = wake
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._wakes.pop(token, None)
+
+        return unsubscribe
+
+    def wait_durable(self, number: int, seconds: float | None = None) -> None:
+        """There is nothing to wait for."""
+
+    def drop(self) -> None:
+        """The store has forgotten the log."""
+        with self._lock:
+            self._gone = True
+            self._base, self._frames = self.last, []
+        self._wake()
+
+    def expired(self, now: float) -> bool:
+        """Whether its time is over."""
+        ended_at = self.ended_at
+        return ended_at is not None and now >= ended_at + self.head.ttl
+
+    def _changed(self) -> bool:
+        """Something was appended or has ended; the lock is held. Says whether readers have been shown it."""
+        self.last = self._base + len(self._frames)
+        self.state = self._fate
+        return True
+
+    def _must_exist(self) -> None:
+        if self._gone:
+            raise Missing("the log was deleted")
+
+    def _must_run(self) -> None:
+        self._must_exist()
+        if self._fate is not State.RUNNING:
+            raise LogEnded(f"the log is {self._fate.value}")
+
+    def _must_have(self, number: int) -> None:
+        if number < 0:
+            raise ValueError("events are numbered from 1")
+        if number > self.last:
+            raise Ahead(f"the log has no event {number}; the last is {self.last}", self.last)
+
+    def _read(self, after: int, max_bytes: int) -> Slice:
+        """From memory; the lock is held."""
+        frames = self._frames
+        start = after - self._base
+        stop = end = self.last - self._base
+        if self._size > max_bytes:
+            stop = start
+            room = max_bytes
+            while stop < end and (room := room - len(frames[stop])) >= 0:
+                stop += 1
+            stop = max(stop, min(start + 1, end))
+        return Slice(b"".join(frames[start:stop]), self._base + stop)
+
+    def _wake(self) -> None:
+        with self._lock:
+            wakes = list(self._wakes.items())
+        for token, wake in wakes:
+            try:
+                wake()
+            except Exception:  # whatever it is, the other readers and the appender have nothing to do with it
+                _logger.exception("a reader could not be woken and is forgotten")
+                with self._lock:
+                    self._wakes.pop(token, None)
