@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 from collections import Counter
@@ -90,7 +91,7 @@ def main() -> None:
     others: list[str] = []
     for case in CASES:
         if options.case in case.name:
-            tally, odd = _run(case, options.answers, options.seed)
+            tally, odd = measure(case, options.answers, options.seed)
             refused = ", ".join(f"{count} {name}" for name, count in tally.items() if name not in ("same", "other"))
             lines.append(
                 f"| {case.name} | {sum(tally.values())} | {tally['same']} | {refused or 0} | {tally['other']} |"
@@ -102,7 +103,13 @@ def main() -> None:
         _RESULTS.write_text(text, encoding="utf-8")
 
 
-def _run(case: Case, answers: int, seed: int) -> tuple[Counter[str], list[str]]:
+def measure(case: Case, answers: int, seed: int) -> tuple[Counter[str], list[str]]:
+    """Cut so many answers and have them put together again.
+
+    Returns:
+        How many are the same to the character (``same``), spliced otherwise (``other``), or refused, by the error's
+        name; and of those spliced otherwise, where they part.
+    """
     chance, tally, odd = random.Random(seed), Counter[str](), list[str]()
     with LlamaServer(ensure_model(), prefill=case.prefill) as server:
         for number in range(answers):
@@ -119,7 +126,7 @@ def _run(case: Case, answers: int, seed: int) -> tuple[Counter[str], list[str]]:
                 tally["same"] += 1
             else:
                 tally["other"] += 1
-                odd.append(_difference(whole, found, cut))
+                odd.append(_difference(server.url, prompt, whole, found, cut))
             print(f"\r{case.name}: {dict(tally)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return tally, odd
@@ -167,12 +174,28 @@ def _text(data: list[str]) -> str:
     return "".join(_deltas(data))
 
 
-def _difference(whole: list[str], found: list[str], cut: int) -> str:
-    """Where two answers part, and on which side of the seam."""
+def _difference(url: str, prompt: str, whole: list[str], found: list[str], cut: int) -> str:
+    """Where two answers part, on which side of the seam, and how close the model's choice was there."""
     one, other, before = _text(whole), _text(found), _text(whole[:cut])
     at = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    side = "before the seam: the server itself gave another answer" if at < len(before) else "behind the seam"
-    return f"{side}, which lies behind {before[-24:]!r}: {one[at : at + 24]!r} became {other[at : at + 24]!r}"
+    parted = f"{one[at : at + 24]!r} became {other[at : at + 24]!r} behind {one[max(at - 24, 0) : at]!r}"
+    if at < len(before):
+        return f"{parted}, before the seam: the server itself gave another answer"
+    return f"{parted}, {at - len(before)} characters behind the seam; {_odds(url, prompt, one[:at])}"
+
+
+def _odds(url: str, prompt: str, said: str) -> str:
+    """The two likeliest tokens behind a text.
+
+    A prompt that is read at once and one that is read token by token give slightly different numbers, so that a near
+    tie can fall either way.
+    """
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": said}]
+    asked = {"messages": messages, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=60).json()
+    first, second = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"][:2]
+    ratio = math.exp(first["logprob"] - second["logprob"])
+    return f"there {first['token']!r} is {ratio:.2f} times as likely as {second['token']!r}"
 
 
 if __name__ == "__main__":

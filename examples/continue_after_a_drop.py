@@ -45,7 +45,7 @@ if __name__ == "__main__":
             proxy.url + parts.path,
             json=asked,
             fallback=("continue", "replay"),  # tried in this order
-            can_continue=True,  # llama.cpp goes on from the last message; otherwise the model is tried first
+            can_continue=True,  # llama.cpp can; left out, it would be tried first
             on_event=tell,
         )
         try:

@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 Json = dict[str, Any]
 
@@ -29,6 +29,8 @@ class Said(NamedTuple):
     """Tokens that were read."""
     output: int
     """Tokens that were said."""
+    opening: int
+    """Events before the first that says something new."""
 
 
 @dataclass
@@ -56,12 +58,14 @@ class Provider(ABC):
     name: str
     dialect: str
     url: str
-    headers: Json = {"content-type": "text/event-stream"}
-    body: Json
+    headers: ClassVar[Json] = {"content-type": "text/event-stream"}
+    body: ClassVar[Json]
     transient: bytes
     """A failure in the stream that passes."""
     lasting: bytes
     """One that does not."""
+    opening = 0
+    """Events before the first that says something."""
     is_tried = False
     """Whether nothing is known of the model, so that it is given a trial before it is asked to go on."""
 
@@ -101,7 +105,8 @@ class Provider(ABC):
         pieces = ["".join(rest[at : at + size]) for at in range(0, len(rest), size)]
         if echo and begun:
             pieces.insert(0, begun)
-        return Said(self.events(pieces, name, (prompt, len(rest))), prompt, len(rest))
+        opening = self.opening + (echo and begun != "")
+        return Said(self.events(pieces, name, (prompt, len(rest))), prompt, len(rest), opening)
 
 
 def words(text: str, start: int = 0) -> list[str]:
@@ -124,8 +129,9 @@ class Chat(Provider):
 
     name = "chat"
     dialect = "openai_chat"
+    opening = 1
     url = "https://made-up.example/v1/chat/completions"
-    body: Json = {
+    body: ClassVar[Json] = {
         "model": "m",
         "messages": [{"role": "user", "content": "?"}],
         "stream": True,
@@ -192,8 +198,9 @@ class Anthropic(Provider):
 
     name = "anthropic"
     dialect = "anthropic_messages"
+    opening = 3
     url = "https://api.anthropic.com/v1/messages"
-    body: Json = {
+    body: ClassVar[Json] = {
         "model": "claude-3-5-sonnet-latest",
         "max_tokens": 99,
         "messages": [{"role": "user", "content": "?"}],
@@ -265,7 +272,7 @@ class Gemini(Provider):
     name = "gemini"
     dialect = "gemini_generate"
     url = "https://made-up.example/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
-    body: Json = {"contents": [{"role": "user", "parts": [{"text": "?"}]}]}
+    body: ClassVar[Json] = {"contents": [{"role": "user", "parts": [{"text": "?"}]}]}
     transient = block({"error": {"code": 503, "status": "UNAVAILABLE", "message": "no room"}})
     lasting = block({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "no"}})
 
@@ -308,8 +315,8 @@ class Ollama(Provider):
     name = "ollama"
     dialect = "ollama"
     url = "https://made-up.example/api/chat"
-    headers: Json = {"content-type": "application/x-ndjson"}
-    body: Json = {"model": "m", "messages": [{"role": "user", "content": "?"}], "stream": True}
+    headers: ClassVar[Json] = {"content-type": "application/x-ndjson"}
+    body: ClassVar[Json] = {"model": "m", "messages": [{"role": "user", "content": "?"}], "stream": True}
     transient = b'{"error":{"code":"overloaded","message":"no room"}}\n'
     lasting = b'{"error":"model runner has unexpectedly stopped"}\n'
     is_tried = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 import re
 from pathlib import Path
 
@@ -45,3 +46,56 @@ def test_the_table_of_dialects_is_what_they_say() -> None:
     table = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(table)
     assert table.PAGE.read_text(encoding="utf-8") == table.page(), "run: python docs/dialect_table.py"
+
+
+COSTS = (ROOT / "docs" / "explanation" / "what-a-drop-costs.md").read_text(encoding="utf-8")
+
+
+def rows(head: str) -> list[list[str]]:
+    """The rows of the table whose head begins with this."""
+    table = COSTS.partition(f"| {head} |")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def dollars_per_drop(
+    read: float, cached: float, written: float, *, prompt: int, said: int, hit: float
+) -> tuple[float, float]:
+    """What a drop costs beyond an unbroken answer: asking for all of it again, and having the model go on.
+
+    Args:
+        read: Dollars per million tokens read.
+        cached: Of those read from a cache.
+        written: Of those written.
+        prompt: Tokens of the prompt.
+        said: Tokens delivered before the drop.
+        hit: The part of the prompt that comes from the cache.
+    """
+    again = prompt * (hit * cached + (1 - hit) * read)
+    return (again + said * written) / 1e6, (again + said * read) / 1e6
+
+
+def test_what_a_thousand_drops_cost() -> None:
+    table = rows("model")
+    assert len(table) == 8
+    for _, *prices, hit, by_replay, by_continue, _ in table:
+        read, cached, written = map(float, prices)
+        found = dollars_per_drop(read, cached, written, prompt=8000, said=1000, hit=float(hit.removesuffix("%")) / 100)
+        shown = [f"{1000 * dollars:.2f}" for dollars in found]
+        assert by_replay == shown[0]
+        assert by_continue in (shown[1], "refused")
+
+
+def test_how_long_a_drop_takes() -> None:
+    table = rows("tokens per second")
+    assert len(table) == 3
+    for rate, *shown in table:
+        again = 1 + 1000 / int(rate)
+        assert shown == [f"{seconds:.1f} s" for seconds in (10 + again, again, 1, 0.3)]
+
+
+def test_what_frequent_drops_do() -> None:
+    table = rows("the answer takes")
+    assert len(table) == 3
+    for takes, over, on in table:
+        seconds = float(takes.removesuffix(" s"))
+        assert (over, on) == (f"{60 * math.expm1(seconds / 60):,.0f} s", f"{seconds + seconds / 60:.1f} s")

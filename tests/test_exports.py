@@ -22,6 +22,7 @@ NAMES = {
     "Report",
     "ResumableStream",
     "RetryPolicy",
+    "Seam",
     "aconnect_sse",
     "aresume_sse",
     "connect_sse",

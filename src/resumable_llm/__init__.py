@@ -26,7 +26,7 @@ from resumable_llm.core.errors import (
     UpgradeRefused,
     UpstreamFailed,
 )
-from resumable_llm.core.model import Checkpoint, Drop, Notice, Report
+from resumable_llm.core.model import Checkpoint, Drop, Notice, Report, Seam
 from resumable_llm.drivers.handle import AsyncHandle, Handle
 from resumable_llm.policy import RetryPolicy
 from resumable_llm.streams import (
@@ -67,6 +67,7 @@ __all__ = [
     "ResumeExpired",
     "RetriesExhausted",
     "RetryPolicy",
+    "Seam",
     "StreamInterrupted",
     "UpgradeRefused",
     "UpstreamFailed",

@@ -191,6 +191,17 @@ def test_the_second_way_is_taken_where_the_first_is_none() -> None:
     assert "asking the model to go on" not in err
 
 
+@pytest.mark.parametrize(("said", "goes_on"), [(" 47, 48,", True), ("Certainly! 41, 42", False)])
+def test_a_model_that_nobody_knows_is_tried_first(said: str, goes_on: bool) -> None:
+    trial = Answer.json(json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}))
+    tail = Answer(wire.blocks(wire.chat(wire.WORDS[3:])))
+    with Scripted(CUT, trial, *([tail] if goes_on else [])) as server:
+        code, out, err = read(chat_job(server, "continue"))
+    assert "trying whether the model goes on from a partial answer at all" in err
+    assert (code, out) == ((0, wire.TEXT.encode()) if goes_on else (3, b"An answer is"))
+    assert ("ContinuationRefused" in err) != goes_on
+
+
 @pytest.mark.parametrize(
     ("fallback", "can_continue", "anew", "kind", "why"),
     [

@@ -26,6 +26,9 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     max_leaves=6,
 )
 VECTORS = Path(__file__).parents[1] / "vectors"
+FOLDERS = {"llama_completion": "llama_cpp"}
+"""Where a dialect's vectors are, if not under its name."""
+
 SPEAKING = [each for each in DIALECTS if each.speech is not None]
 
 
@@ -87,7 +90,7 @@ ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", "x", [], {}, [None], [0], ["
 def _shapes(dialect: Dialect) -> Iterator[tuple[str | None, Any]]:
     """The events of the dialect's vectors, one of each shape."""
     seen = set()
-    for path in sorted(VECTORS.joinpath(dialect.name).glob("*/wire.*")):
+    for path in sorted(VECTORS.joinpath(FOLDERS.get(dialect.name, dialect.name)).glob("*/wire.*")):
         for block in dialect.framing.splitter(10**9).feed(path.read_bytes()):
             event = dialect.framing.parse(block)
             payload = json_object(event.data)
@@ -127,6 +130,7 @@ def _stumbles(speech: Speech, told: list[Fields]) -> str | None:
 def test_no_speech_stumbles_over_an_odd_event(dialect: Dialect) -> None:
     assert dialect.speech is not None
     shapes = list(_shapes(dialect))
+    assert shapes
     behind = [Fields(name, json.dumps(payload), None, None) for name, payload in shapes]
     odd = [Fields(name, json.dumps(bent), None, None) for name, payload in shapes for bent in _bent(payload)]
     found = {_stumbles(dialect.speech, told) for each in odd for told in ([each], [each, *behind])}

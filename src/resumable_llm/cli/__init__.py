@@ -1,4 +1,4 @@
-"""The command line: `resumable-llm demo` and `resumable-llm stream`.
+"""The command line: `resumable-llm demo`, `resumable-llm stream` and `resumable-llm relay`.
 
 Needs the extra `cli` (typer, rich), and says so where it is missing; nothing else in the package depends on it.
 """

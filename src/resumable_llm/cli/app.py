@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from resumable_llm.cli import demo as demos
+from resumable_llm.cli import relay as relays
 from resumable_llm.cli import stream as streams
 from resumable_llm.cli.display import PlainAudience, TerminalAudience, save_picture
 from resumable_llm.policy import RetryPolicy
@@ -108,6 +109,69 @@ def demo(
     if svg is not None:
         save_picture(svg, plain, wrapped, outcome, recorded=recorded)
     raise typer.Exit(0 if outcome.identical else 1)
+
+
+class OnDisconnect(str, Enum):
+    """What the last reader's going means."""
+
+    continue_ = "continue"
+    cancel = "cancel"
+
+
+class Durability(str, Enum):
+    """When readers are shown an event."""
+
+    grouped = "grouped"
+    strict = "strict"
+
+
+@app.command()
+def relay(
+    *,
+    upstream: Annotated[str, typer.Option(metavar="URL", help="The provider, such as https://api.openai.com.")],
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Where to listen; 0: any.")] = 8787,
+    store: Annotated[str, typer.Option(metavar="memory|sqlite:///PATH", help="Where answers are kept.")] = "memory",
+    ttl: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="How long an answer is kept behind its end.")
+    ] = 3600.0,
+    abandon_after: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Stop an answer that nobody has read for so long. Default: let it end."
+        ),
+    ] = None,
+    on_disconnect: Annotated[
+        OnDisconnect, typer.Option(help="When the last reader goes: let the answer go on, or stop it at once.")
+    ] = OnDisconnect.continue_,
+    durability: Annotated[
+        Durability,
+        typer.Option(help="Write a moment behind the readers, or show them nothing that is not on disk."),
+    ] = Durability.grouped,
+) -> None:
+    """Stand in front of a provider and keep its answers, so that any client can read on after a drop.
+
+    Requests pass unchanged, with the caller's own key. An answer that is an event stream goes on whether or not its
+    reader is there, and can be read again from any event: *GET* its *Location* with *Last-Event-ID*. Callers see only
+    what was asked for with the same credentials.
+
+    Exit codes:
+
+    - 0: shut down, by Ctrl-C or SIGTERM
+    - 2: wrong usage, or the extra `relay` is not installed
+    - 3: cannot start: the port or the store is in use
+    """
+    job = relays.Job(
+        upstream=upstream,
+        host=host,
+        port=port,
+        store=store,
+        strict=durability is Durability.strict,
+        ttl=ttl,
+        abandon_after=abandon_after,
+        on_disconnect=on_disconnect.value,
+    )
+    raise typer.Exit(relays.run(job, sys.stderr))
 
 
 @app.command()

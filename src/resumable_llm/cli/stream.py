@@ -49,6 +49,11 @@ _EXPECTED = tuple(kind for kinds, _ in _CODES for kind in kinds)
 _REFUSAL_CHARACTERS = 500
 _CONNECT_ONLY = httpx.Timeout(30, read=None)  # how long a silence may be is the policy's affair
 _ANY_EVENT_STREAM = "last_event_id"
+_WAYS = {
+    "replay": "asking for the whole answer again, to compare it with what was written",
+    "trial": "trying whether the model goes on from a partial answer at all",
+    "continue": "asking the model to go on from what it has said",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +138,10 @@ def _in_words(notice: rl.Notice) -> str:
             return f"dropped after {notice.events} events: {notice.reason}"
         case "wait":
             return f"next attempt in {notice.seconds:.1f} s"
-        case "replay":
-            return "asking for the whole answer again, to compare it with what was written"
-        case "continue":
-            return "asking the model to go on from what it has said"
         case "seam":
             return f"joined to the {notice.events} events before: {notice.reason}"
-        case _:
-            return ""
+        case kind:
+            return _WAYS.get(kind, "")
 
 
 def _what_it_took(report: rl.Report) -> Iterator[str]:

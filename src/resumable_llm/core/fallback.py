@@ -159,7 +159,11 @@ class Fallbacks:
         ask = speech.go_on(request, answer, TextSeam(said).sent, can_continue=self._can_continue)
         if ask.plan is None:
             return f"the answer cannot be continued: {ask.reason}"
-        seam = TextSeam(said, stops, echoes=ask.echoes)
+        if said:
+            seam = TextSeam(said, stops, echoes=ask.echoes)
+        else:  # where the model goes on with another part, one that begins anew repeats those before it
+            texts = [answer.text(key) for key in answer.texts if answer.kinds[key] == "text"]
+            seam = TextSeam("".join(texts), echoes=ask.echoes)
         plan, key = ask.plan, request.header("idempotency-key")
         if key is not None:  # another request must have another
             plan = plan.with_headers(("Idempotency-Key", f"{key}-{len(self._taken) + 2}"))

@@ -633,6 +633,8 @@ class Conversation:
         return (self._other_generation() or found) if isinstance(found, str) else found
 
     def _other_generation(self) -> tuple[Purpose, RequestPlan] | None:
+        if self.dialect.ended(self._request, self.transcript):
+            return None  # nothing is missing that would be worth one
         way = self._fallbacks.way(self.dialect, self._request, self.transcript)
         self._way = way or self._way
         if way is not None and way.trial is not None:
@@ -644,7 +646,8 @@ class Conversation:
         if self._purpose in (*_SPLICES, Purpose.TRIAL):
             self._misfit(event, why, now)
             return
-        way = self._other_generation()
+        # Where nothing was delivered, another generation would be the request that was just refused, once more.
+        way = None if self._purpose is Purpose.REPEAT else self._other_generation()
         if way is None:
             kind, reason = self._fallbacks.refusal or (error, "")
             self._fail(event, kind, f"{why}; {reason}" if reason else why)

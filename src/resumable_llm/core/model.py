@@ -377,6 +377,8 @@ class Report:
         shown["drops"] = len(self.drops)
         for name in ("seconds_lost", "seconds_saved"):
             shown[name] = f"{shown[name]:.2f}"
+        if self.input_tokens_sent_again is None:
+            shown["input_tokens_sent_again"] = "not told"
         shown["seams"] = "; ".join(f"{seam.way} behind {seam.characters} characters" for seam in self.seams) or "none"
         return list(shown.items())
 

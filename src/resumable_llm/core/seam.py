@@ -6,7 +6,8 @@ is held back until it is known which; as a rule that is the first character.
 
 Starting over is recognised by the head of the text, which a continuation has no reason to repeat, and by a sentence
 that begins in the middle of another. A server that starts over in other words, where a sentence or a line had just
-ended, cannot be told from one that goes on: whether a model goes on at all is for a table, or the caller, to know.
+ended, cannot be told from one that goes on: whether a model goes on at all is for a table, a trial, or the caller, to
+say.
 """
 
 from __future__ import annotations

@@ -524,7 +524,7 @@ def test_the_usage_of_three_generations() -> None:
 
 def test_a_usage_that_is_not_known_is_not_made_up() -> None:
     head = answer_of(text(0, *WORDS), input_tokens=0, cache_read_input_tokens=None, cache_creation_input_tokens=None)
-    assert listen(SPEECH, head).usage == Usage(None, 1)
+    assert listen(SPEECH, head).usage == Usage(None, None)
     nothing: Json = {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}}
     joined = continued(head[:5], [fields(each) for each in [*text(0, rest_of("An answer is")), nothing]])
     assert json.loads(joined.tail[-1].data or "") == nothing

@@ -66,8 +66,11 @@ class AnthropicSpeech:
     def usage(self, payload: Payload) -> Usage | None:
         """At the start and at the end; the prompt with what was read from a cache, or written to it."""
         found = _usage(payload)
-        # A server that says 0 does not know yet.
-        return Usage(count(found, "input_tokens", *_CACHED) or None, count(found, "output_tokens")) if found else None
+        if not found:
+            return None
+        # A server that says 0 does not know yet; what is said at the start of the output is no count.
+        output = None if payload.get("type") == "message_start" else count(found, "output_tokens")
+        return Usage(count(found, "input_tokens", *_CACHED) or None, output)
 
     def set_usage(self, payload: Payload, usage: Usage) -> None:
         """At the end, the prompt's tokens too: an accumulator takes them over those of the start."""

@@ -1,0 +1,204 @@
+"""The command that serves a relay: its store, its socket, what is said when it starts, and how it is shut down.
+
+The packages of the extra ``relay`` are imported when the command runs, so that the others do without.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TextIO
+from urllib.parse import urlsplit
+
+from resumable_llm.log.errors import LogError
+from resumable_llm.log.memory import MemoryStore
+from resumable_llm.log.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from resumable_llm.log.model import Store
+    from resumable_llm.relay import Relay
+
+STOPPED, USAGE, CANNOT_START = 0, 2, 3
+"""Exit codes."""
+
+MAX_CONNECTIONS = 10_000
+_GRACE_SECONDS = 5
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_SQLITE = "sqlite:///"
+_EXTRA = ("aiohttp", "multidict", "starlette", "uvicorn", "yarl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to serve.
+
+    Attributes:
+        upstream: The provider.
+        host: Where to listen.
+        port: Where to listen; 0 for any.
+        store: ``memory``, or ``sqlite:///`` and a path.
+        strict: Show nobody what is not on disk.
+        ttl: How long answers are kept behind their end, in seconds.
+        abandon_after: How long an answer that nobody reads is let run, in seconds; None: to its end.
+        on_disconnect: What the last reader's going means.
+    """
+
+    upstream: str
+    host: str
+    port: int
+    store: str
+    strict: bool
+    ttl: float
+    abandon_after: float | None
+    on_disconnect: Literal["continue", "cancel"]
+
+
+def run(job: Job, err: TextIO) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        job: What to serve.
+        err: Where everything is said.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        import uvicorn
+
+        from resumable_llm.relay import Relay, RelaySettings
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        print("the relay needs more packages: pip install 'resumable-llm[cli,relay]'", file=err)
+        return USAGE
+    try:
+        settings = RelaySettings(
+            upstream=job.upstream,
+            ttl=job.ttl,
+            abandon_after=job.abandon_after,
+            on_disconnect=job.on_disconnect,
+            secret=secret_of(job.store),
+        )
+        store = open_store(job.store, strict=job.strict)
+    except (ValueError, OSError, LogError) as error:
+        print(f"resumable-llm: {error}", file=err)
+        return USAGE if isinstance(error, ValueError) else CANNOT_START
+    with closing(store):
+        try:
+            family = socket.AF_INET6 if ":" in job.host else socket.AF_INET
+            listener = socket.create_server((job.host, job.port), family=family, backlog=2048)
+        except (OSError, OverflowError) as error:
+            print(f"resumable-llm: cannot listen on {job.host} port {job.port}: {error}", file=err)
+            return CANNOT_START
+        with listener:
+            _log_to(err)
+            url = _url(job.host, listener.getsockname()[1])
+            for line in welcome(job, url):
+                print(line, file=err, flush=True)
+            config = uvicorn.Config(
+                Relay(settings, store),
+                access_log=False,  # it would write queries, in which some providers have keys
+                log_config=None,
+                limit_concurrency=MAX_CONNECTIONS,
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+                ws="none",
+            )
+            _serve(config, listener)
+    return STOPPED
+
+
+def open_store(name: str, *, strict: bool) -> Store:
+    """The store that ``--store`` names.
+
+    Raises:
+        ValueError: It names none.
+        LogError: It cannot be opened.
+    """
+    path = _path(name)
+    if path is not None:
+        return SqliteStore(path, strict=strict)
+    if strict:
+        raise ValueError("--durability strict is for --store sqlite:///PATH: memory survives nothing")
+    return MemoryStore()
+
+
+def secret_of(name: str) -> bytes | None:
+    """What credentials are hashed with: for a file, a secret beside it, so that callers find their streams again."""
+    path = _path(name)
+    if path is None:
+        return None
+    file = Path(f"{path}.key")
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
+            made.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    return file.read_bytes()
+
+
+def welcome(job: Job, url: str) -> list[str]:
+    """What is said when the relay starts."""
+    host = urlsplit(job.upstream).hostname or ""
+    if "anthropic" in host:
+        code = f'client = Anthropic(base_url="{url}")'
+    elif host.endswith("googleapis.com"):
+        code = f'client = genai.Client(http_options={{"base_url": "{url}"}})'
+    else:
+        code = f'client = OpenAI(base_url="{url}{"" if urlsplit(job.upstream).path.strip("/") else "/v1"}")'
+    kept = "in memory" if job.store == "memory" else f"in {_path(job.store)}"
+    lines = [
+        f"relay: {url} in front of {job.upstream}; answers are kept {kept}, for {job.ttl:g} s behind their end",
+        f"in your code: {code}",
+    ]
+    if job.host not in _LOOPBACK:
+        lines.append("it speaks plain HTTP, and keys pass through it: let nobody reach it but a proxy with TLS")
+    return lines
+
+
+def _path(name: str) -> Path | None:
+    if name == "memory":
+        return None
+    if not name.startswith(_SQLITE) or len(name) == len(_SQLITE):
+        raise ValueError(f"--store is memory or sqlite:///PATH, such as sqlite:///relay.db, not {name!r}")
+    return Path(name.removeprefix(_SQLITE))
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _log_to(err: TextIO) -> None:
+    handler = logging.StreamHandler(err)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name, level in (("resumable_llm", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _serve(config: object, listener: socket.socket) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Before connections are closed: their readers are to hear how their answers end.
+            relay: Relay = self.config.app  # type: ignore[assignment]
+            await relay.drain()
+            await super().shutdown(sockets)
+
+    assert isinstance(config, uvicorn.Config)
+    # uvicorn raises the signal again when it is done, to end the process as if it had not been caught.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    Server(config).run([listener])
+    sys.stderr.flush()
