@@ -17,6 +17,7 @@ Json = dict[str, Any]
 TEXT = "An answer is a log;\n naïve 🙂 readers begin anew."
 _WORD = re.compile(r"\s*\S+\n?|\s+")
 WORDS = tuple(_WORD.findall(TEXT))
+OTHER_TEXT = "An answer is another one, said by lot."
 PROMPT = 5
 """Tokens of the question alone."""
 
@@ -201,7 +202,7 @@ class Anthropic(Provider):
     opening = 3
     url = "https://api.anthropic.com/v1/messages"
     body: ClassVar[Json] = {
-        "model": "claude-3-5-sonnet-latest",
+        "model": "claude-sonnet-4-5",
         "max_tokens": 99,
         "messages": [{"role": "user", "content": "?"}],
         "stream": True,

@@ -15,11 +15,11 @@ PACKAGE = SOURCE.name
 # A room is a folder or a module of the package. It may use itself and the floors below it, never its neighbours.
 FLOORS = (
     {"core"},
-    {"policy", "dialects", "testing"},
+    {"policy", "dialects", "log", "testing"},
     {"drivers"},
     {"transports"},
     {"families"},
-    {"streams", "wrapping"},
+    {"streams", "wrapping", "relay"},
     {"__init__"},
     {"cli"},
     {"__main__"},
@@ -36,6 +36,7 @@ OUTSIDE = {
     "core": set[str](),
     "policy": {"tenacity"},
     "dialects": set[str](),
+    "log": set[str](),
     "drivers": {"anyio", "typing_extensions"},
 }
 

@@ -22,8 +22,9 @@ from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Fallback, Limits, RequestPlan
 from resumable_llm.core.seam import MIN_ECHO
 from resumable_llm.dialects import recognise
+from resumable_llm.dialects.openai_chat import OpenAIChat
 from tests.conversation import KEY, Answer, Played, World, patient, play, told
-from tests.models import PROVIDERS, TEXT, WORDS, Anthropic, Chat, Heard, Mistral, Ollama, Provider, Said
+from tests.models import OTHER_TEXT, PROVIDERS, TEXT, WORDS, Anthropic, Chat, Heard, Mistral, Ollama, Provider, Said
 
 Ways = tuple[Fallback, ...]
 
@@ -32,7 +33,6 @@ CONTINUE: Ways = ("continue",)
 BOTH: Ways = ("replay", "continue")
 THE_OTHER_FIRST: Ways = ("continue", "replay")
 ALL_WAYS = (REPLAY, CONTINUE, BOTH, THE_OTHER_FIRST)
-OTHER_TEXT = "An answer is another one, said by lot."
 MAX_FRUITLESS = 4
 """Requests, at most, that are made from one place in the answer, under `patient`."""
 
@@ -482,6 +482,43 @@ def test_a_server_that_does_not_listen(provider: Provider) -> None:
         if story.log.outcome != "end":
             assert type(story.error) is errors.ContinuationRefused
             assert story.heard.text == "".join(WORDS[:words])
+
+
+@in_any_way
+def test_what_was_refused_is_not_asked_for_under_another_name(ways: Ways) -> None:
+    """Where nothing was delivered, the first request, a repeat and a continuation are one and the same."""
+    story = tell(Chat(), ways, Act(0), Act(status=400), WHOLE)
+    assert type(story.error) is errors.CannotResume
+    assert story.ways == ["repeat"]
+    assert len(story.server.requests) == 2
+
+
+@in_any_way
+def test_nothing_is_generated_behind_the_end(ways: Ways) -> None:
+    """Where all was said a drop is none, and a failure that would pass is the caller's as ever."""
+    *_, usage, done = blocks_of(Chat())
+    for late in (usage + done, done):
+        cut = len(b"".join(blocks_of(Chat()))) - len(late)
+        assert tell(Chat(), ways, Act(cut), WHOLE).ways == []
+        content = json.dumps({**Chat.body}).encode()
+        for allowed in ((), ways):
+            talk = Conversation(
+                RequestPlan("POST", Chat.url, (), content), OpenAIChat(), patient, Limits(), fallback=allowed
+            )
+            server = Server(Chat(), Act(cut, says=Chat.transient, ends="eof"), WHOLE)
+            server.talk = talk
+            log = play(talk, server, 65536, slices=True)
+            assert (log.outcome, talk.upstream_error, len(server.requests)) == ("end", "overloaded", 1)
+
+
+def test_a_closed_block_is_not_said_again() -> None:
+    """The model may go on with a block of its own; one that says the first block again did not listen."""
+    for size in (1, 5):
+        said = Anthropic().say(Anthropic.body, "gen-1", size=size)
+        cut = Act(len(b"".join(said.blocks[:-2])), size=size)
+        story = tell(Anthropic(), CONTINUE, cut, replace(WHOLE, deaf=True))
+        assert type(story.error) is errors.ContinuationRefused
+        assert story.heard.text == TEXT
 
 
 # Enough is enough

@@ -32,7 +32,7 @@ MAX_CONNECTIONS = 10_000
 _GRACE_SECONDS = 5
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SQLITE = "sqlite:///"
-_EXTRA = ("aiohttp", "multidict", "starlette", "uvicorn", "yarl")
+_EXTRA = ("aiohttp", "uvicorn", "yarl")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,17 @@
 """Every error that a log or its store raises.
 
-    LogError
-    ├── Missing        no such log, or not for this caller
-    ├── Expired        the log was kept long enough
-    ├── KeyReused      the key or the id already names another request
-    ├── BadCursor      not a cursor of ours
-    ├── Ahead          the cursor is of an event that was lost, or never was
-    ├── LogEnded       nothing can be appended any more
-    ├── LogFull        the log has reached its bound
-    ├── StoreFull      the store has as many logs as it may
-    ├── StoreFailed    what was appended cannot be written, or the store is closed
-    ├── StoreInUse     another process owns the store
-    └── StoreUnusable  the file is no store, or of another version
+LogError
+├── Missing        no such log, or not for this caller
+├── Expired        the log was kept long enough
+├── KeyReused      the key or the id already names another request
+├── BadCursor      not a cursor of ours
+├── Ahead          the cursor is of an event that was lost, or never was
+├── LogEnded       nothing can be appended any more
+├── LogFull        the log has reached its bound
+├── StoreFull      the store has as many logs as it may
+├── StoreFailed    what was appended cannot be written, or the store is closed
+├── StoreInUse     another process owns the store
+└── StoreUnusable  the file is no store, or of another version
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class BadCursor(LogError):
 class Ahead(LogError):
     """The cursor is of an event that this log does not have.
 
-    It was given out and lost when its writer died, or it was never given out. Whatever has that number now may be another
-    event, so nothing is read.
+    It was given out and lost when its writer died, or it was never given out. Whatever has that number now may be
+    another event, so nothing is read.
 
     Args:
         message: What went wrong.

@@ -82,8 +82,8 @@ class LiveLog:
             self._frames += numbered
             self._size = size
             if note is not None:
-                self.upstream = note
-            shown = self._changed()
+                self._note(note)
+            shown = self._changed(turns=False)
         if shown:
             self._wake()
         return number + len(numbered)
@@ -98,7 +98,7 @@ class LiveLog:
             self._fate = state
             self.reason = reason
             self.ended_at = self._clock()
-            shown = self._changed()
+            shown = self._changed(turns=True)
         if shown:
             self._wake()
         return True
@@ -107,13 +107,13 @@ class LiveLog:
         """See `Log.reopen`."""
         with self._lock:
             self._must_exist()
-            if self.state is not State.INTERRUPTED:
-                raise LogEnded(f"the log is {self.state.value}, not interrupted")
+            if self._fate is not State.INTERRUPTED:
+                raise LogEnded(f"the log is {self._fate.value}, not interrupted")
             self._fate = State.RUNNING
             self.reason = ""
             self.ended_at = None
             self._reopened += (self._base + len(self._frames),)
-            shown = self._changed()
+            shown = self._changed(turns=True)
         if shown:
             self._wake()
 
@@ -156,8 +156,16 @@ class LiveLog:
         ended_at = self.ended_at
         return ended_at is not None and now >= ended_at + self.head.ttl
 
-    def _changed(self) -> bool:
-        """Something was appended or has ended; the lock is held. Says whether readers have been shown it."""
+    def _note(self, note: str) -> None:
+        """Keep a note; the lock is held."""
+        self.upstream = note
+
+    def _changed(self, *, turns: bool) -> bool:
+        """Something was appended, or, where it turns, the state is another. The lock is held.
+
+        Returns:
+            Whether readers have been shown it.
+        """
         self.last = self._base + len(self._frames)
         self.state = self._fate
         return True
@@ -196,7 +204,7 @@ class LiveLog:
         for token, wake in wakes:
             try:
                 wake()
-            except Exception:  # whatever it is, the other readers and the appender have nothing to do with it
+            except Exception:  # noqa: PERF203 - whatever it is, the other readers and the appender have nothing to do with it
                 _logger.exception("a reader could not be woken and is forgotten")
                 with self._lock:
                     self._wakes.pop(token, None)

@@ -1,12 +1,12 @@
 """What a log is, whichever store keeps it: states, the head, cursors, and the two protocols.
 
-**Cursors.** Events are numbered from 1 without a gap, and the number is the id that clients see: ``id: 17``. Delivery does
-not wait for the disk, so when a process is killed, clients may have seen a few events that were lost. The log is then
-`State.INTERRUPTED` and may be reopened, to go on where it broke off; what follows gets the numbers of the lost events a
-second time. So that nobody mistakes one for the other, each reopening begins a new epoch, and its number is part of the id:
-``id: 1.18`` is the 18th event, written after the first reopening. A cursor says how it was given out, and `Log.locate`
-finds out whether that event is still the one that the log has. Refusing to append would be simpler, but it would turn each
-restart of a relay into a lost answer, where the provider would have told the rest.
+**Cursors.** Events are numbered from 1 without a gap, and the number is the id that clients see: ``id: 17``. Delivery
+does not wait for the disk, so when a process is killed, clients may have seen a few events that were lost. The log is
+then `State.INTERRUPTED` and may be reopened, to go on where it broke off; what follows gets the numbers of the lost
+events a second time. So that nobody mistakes one for the other, each reopening begins a new epoch, and its number is
+part of the id: ``id: 1.18`` is the 18th event, written after the first reopening. A cursor says how it was given out,
+and `Log.locate` finds out whether that event is still the one that the log has. Refusing to append would be simpler,
+but it would turn each restart of a relay into a lost answer, where the provider would have told the rest.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ class Log(Protocol):
             LogEnded: The log does not run.
             LogFull: The log may not become so large. Nothing was appended.
             Missing: The log was deleted.
-            StoreFailed: The store cannot write. Where it was found out while waiting, the events may still reach the disk
-                later; otherwise nothing was appended.
+            StoreFailed: The store cannot write. Where it was found out while waiting, the events may still reach the
+                disk later; otherwise nothing was appended.
         """
         ...
 
@@ -197,11 +197,11 @@ class Log(Protocol):
         ...
 
     def read(self, after: int, max_bytes: int = MAX_READ) -> Slice:
-        """The events behind a number.
+        """The next events behind a number: at least one if there is one, but not always all. Read on until none comes.
 
         Args:
-            after: 0 for all of them.
-            max_bytes: Read no more than this, but at least one event if there is one.
+            after: 0 for the first.
+            max_bytes: Read no more than this, unless the first event is larger.
 
         Raises:
             Ahead: There is no event of that number.

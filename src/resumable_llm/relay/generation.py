@@ -1,0 +1,222 @@
+"""One answer, from the request to the end of its log, apart from anybody's connection.
+
+A generation is a task of its own. Readers come and go; what their going means is told by the settings. It knows the
+upstream and the log, and nothing of HTTP servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from resumable_llm.core.dialect import Dialect
+from resumable_llm.core.errors import ResumableError
+from resumable_llm.core.framing import EVENT_STREAM
+from resumable_llm.core.machine import Conversation
+from resumable_llm.core.model import Notice, RequestPlan
+from resumable_llm.dialects import ANY_EVENT_STREAM
+from resumable_llm.drivers.async_driver import AsyncDriver
+from resumable_llm.log.errors import LogError
+from resumable_llm.log.model import Log, State
+from resumable_llm.relay.frames import error_frame, frames_of
+from resumable_llm.relay.settings import RelaySettings
+from resumable_llm.transports.aiohttp import ERRORS, FAMILY_ERROR, AiohttpExchange
+from resumable_llm.transports.call import limits_of
+
+_logger = logging.getLogger("resumable_llm.relay")
+
+Open = Callable[..., Awaitable[AiohttpExchange]]
+BeginLog = Callable[[AiohttpExchange, str], "tuple[Log, bool]"]
+"""Begins the log of an answer, given the response and the dialect's name; as `Store.begin`."""
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+_NOBODY = "nobody has read the answer, so it was stopped"
+
+
+class Generation:
+    """One answer.
+
+    Args:
+        plan: The request, as it goes to the upstream.
+        dialect: Its wire protocol; None if it does not ask for a stream, which the answer may be all the same.
+        fingerprint: Of the request.
+        key: The idempotency key that it carries.
+        settings: The relay's.
+        open_: Sends a request; see `open_exchange`.
+        begin_log: Called once the answer has begun.
+    """
+
+    def __init__(
+        self,
+        plan: RequestPlan,
+        dialect: Dialect | None,
+        *,
+        fingerprint: str,
+        key: str,
+        settings: RelaySettings,
+        open_: Open,
+        begin_log: BeginLog,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.readers = 0
+        self.begun = asyncio.Event()
+        """Set once there is a log, a response that is no stream, or a failure."""
+        self.log: Log | None = None
+        self.response: AiohttpExchange | None = None
+        """The upstream's answer, if it is no event stream; for whoever asked first."""
+        self.failure: Exception | None = None
+        self._plan = plan
+        self._dialect = dialect
+        self._settings = settings
+        self._open = open_
+        self._begin_log = begin_log
+        self._stopped = False
+        self._disowned = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        policy = settings.policy
+        talk = Conversation(plan, dialect or ANY_EVENT_STREAM, policy.backoff, limits_of(policy), key=key)
+        self._driver = AsyncDriver(talk, open_, ERRORS, FAMILY_ERROR, on_event=self._note)
+        self.task = asyncio.create_task(self._run())
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Be a reader, or wait to become one."""
+        self.readers += 1
+        self._cancel_timer()
+        try:
+            yield
+        finally:
+            self.readers -= 1
+            if self.readers == 0 and self._settings.patience is not None and not self.task.done():
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._settings.patience, self._abandon)
+
+    def disown(self) -> None:
+        """Whoever asked has gone. An answer that is no stream is for nobody then, and a request for none is dropped."""
+        self._disowned = True
+        if self.response is not None:
+            self.response.close()
+        elif self._dialect is None and not self.begun.is_set():
+            self._abandon()
+
+    async def stop(self, state: State, code: str, message: str) -> None:
+        """End the log, if there is one, and have the upstream stop."""
+        await self._let_go(state, code, message, self._driver.cancel)
+
+    async def interrupt(self, message: str) -> None:
+        """Let go of an answer that cannot go on in this process, without telling the upstream."""
+        await self._let_go(State.INTERRUPTED, "", message, self._driver.aclose)
+
+    async def _let_go(self, state: State, code: str, message: str, close: Callable[[], Awaitable[None]]) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self._cancel_timer()
+        self._end(state, code, message)
+        try:
+            await close()
+        except ERRORS as error:
+            _logger.warning("relay.not_told id=%s error=%s", self._id, type(error).__name__)
+        if not self.begun.is_set():
+            self.task.cancel()
+        await asyncio.wait({self.task})
+
+    async def _run(self) -> None:
+        try:
+            await self._begin()
+        except asyncio.CancelledError:
+            self.failure = ConnectionAbortedError("the request was given up before it was answered")
+        except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told
+            self.failure = error
+        finally:
+            self.begun.set()
+        if self.log is not None and not self._stopped:
+            await self._fill(self.log)
+        self._cancel_timer()
+
+    async def _begin(self) -> None:
+        # The first request is not tried again: a failure before the answer begins is the caller's affair, as ever.
+        exchange = await self._open(self._driver.first(), decode=self._dialect is not None)
+        encoded = not exchange.decoded and exchange.headers.get("content-encoding", "identity") != "identity"
+        streams = EVENT_STREAM.announced_by(exchange.headers.get("content-type", ""))
+        if exchange.status not in (200, 201) or not streams or encoded:
+            self.response = exchange
+            if self._disowned:
+                exchange.close()
+            return
+        self._driver.adopt(exchange)
+        try:
+            self.log, new = self._begin_log(exchange, self._driver.conversation.dialect.name)
+        except LogError:
+            await self._driver.cancel()
+            raise
+        if not new:  # the same request has been answered meanwhile
+            self._stopped = True
+            await self._driver.cancel()
+
+    async def _fill(self, log: Log) -> None:
+        split = EVENT_STREAM.splitter(sys.maxsize).split
+        talk = self._driver.conversation
+        _logger.info("relay.begun id=%s dialect=%s", self._id, talk.dialect.name)
+        try:
+            async for data in self._driver.slices():
+                if frames := frames_of(split(data)):
+                    log.append(frames, wait=False)
+        except ResumableError as error:
+            self._end(State.FAILED, _WORD.sub("_", type(error).__name__).lower(), str(error))
+        except LogError as error:
+            if not self._stopped:
+                self._end(State.FAILED, "not_kept", str(error))
+                await self._driver.cancel()
+        except Exception:  # a bug of ours must not leave readers waiting for ever
+            _logger.exception("relay.bug id=%s", self._id)
+            self._end(State.FAILED, "internal_error", "the relay failed; its log says why")
+        else:
+            if not self._stopped and talk.upstream_error is not None:
+                self._end(State.FAILED, "", talk.upstream_error)  # what the upstream said of it is in the log
+            elif not self._stopped:
+                proved = "" if talk.report.end_proved else "nothing proves that the answer is complete"
+                self._end(State.COMPLETE, "", proved)
+
+    def _end(self, state: State, code: str, reason: str) -> None:
+        if self.log is None:
+            return
+        if code:
+            try:
+                self.log.append([error_frame(code, reason, google=self.is_google)], wait=False)
+            except LogError:
+                state = State.INTERRUPTED  # whose readers are told by the relay itself
+        self.log.end(state, reason)
+        _logger.info("relay.ended id=%s state=%s events=%d", self._id, state.value, self.log.last)
+
+    def _abandon(self) -> None:
+        self._ending = asyncio.create_task(self.stop(State.ABANDONED, "abandoned", _NOBODY))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def is_google(self) -> bool:
+        """Whether google-genai is to read it, whose decoder knows only data lines."""
+        return self._driver.conversation.dialect.name == "gemini_generate"
+
+    @property
+    def _id(self) -> str:
+        return self.log.head.id if self.log is not None else "-"
+
+    def _note(self, notice: Notice) -> None:
+        _logger.info(
+            "relay.%s id=%s attempt=%d events=%d seconds=%.1f",
+            notice.kind,
+            self._id,
+            notice.attempt,
+            notice.events,
+            notice.seconds,
+        )

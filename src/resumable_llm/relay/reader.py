@@ -1,0 +1,63 @@
+"""One reader of one log: what is there, then what comes, until the end or until the reader goes.
+
+A reader that is slow holds back nobody else: what it has not been sent is in the log, and only one piece of it in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from resumable_llm.log.errors import LogError
+from resumable_llm.log.model import Log, State
+from resumable_llm.relay.frames import error_frame, without_ids
+from resumable_llm.relay.messages import Client, Pairs
+
+INTERRUPTED = "the relay was stopped while the answer was generated, and the rest of it is not here"
+
+
+async def read_log(log: Log, after: int, client: Client, status: int, headers: Pairs, *, google: bool = False) -> None:
+    """Send a log's events behind a number, and go on as it grows.
+
+    Args:
+        log: The log.
+        after: The number.
+        client: The reader.
+        status: Of the response.
+        headers: Of the response.
+        google: Leave out the ids, which google-genai cannot read.
+    """
+    loop, here = asyncio.get_running_loop(), threading.get_ident()
+    news = asyncio.Event()
+
+    def wake() -> None:
+        if threading.get_ident() == here:
+            news.set()
+        else:  # a store that writes in a thread
+            loop.call_soon_threadsafe(news.set)
+
+    client.watch(news.set)
+    unsubscribe = log.subscribe(wake)
+    try:
+        await client.start(status, headers)
+        last = b""
+        while not client.gone:
+            news.clear()
+            state = log.state  # before the events are read: none comes behind an end that was seen
+            try:
+                data, after = log.read(after)
+            except LogError:
+                last = error_frame("gone", "the relay does not keep the answer any more", google=google)
+                break
+            if data:
+                await client.write(without_ids(data) if google else data)
+            elif state is State.RUNNING:
+                await news.wait()
+            else:
+                if state is State.INTERRUPTED:
+                    last = error_frame("interrupted", INTERRUPTED, google=google)
+                break
+        if not client.gone:
+            await client.write(last, more=False)
+    finally:
+        unsubscribe()

@@ -1,0 +1,52 @@
+"""Whose stream it is, and which request it answers: keyed hashes of what must not be stored itself.
+
+Two callers see the same streams only if all their credentials are equal. What cannot be told apart by credentials, such
+as users behind one key, is not told apart here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from urllib.parse import unquote_to_bytes
+
+Pairs = Iterable[tuple[bytes, bytes]]
+
+_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"cookie"})
+_FIELDS = frozenset({b"key", b"api_key", b"api-key", b"access_token"})
+
+
+def scope_of(secret: bytes, headers: Pairs, query: bytes) -> str:
+    """The scope of a caller: the same for the same credentials, and of no use to find them out.
+
+    Args:
+        secret: What the hash is keyed with.
+        headers: Of the request; names in lower case.
+        query: The raw query.
+    """
+    found = [pair for pair in headers if pair[0] in _HEADERS]
+    found += [(b"?" + name, value) for name, value, _ in _fields(query) if name in _FIELDS]
+    return _digest(secret, b"scope", *(part for pair in sorted(found) for part in pair))
+
+
+def fingerprint_of(secret: bytes, method: str, path: bytes, query: bytes, body: bytes) -> str:
+    """What a request asks for, whoever asks. Keyed, for a prompt may be short enough to be guessed."""
+    kept = b"&".join(raw for name, _, raw in _fields(query) if name not in _FIELDS)
+    return _digest(secret, b"request", method.encode(), path, kept, body)
+
+
+def _fields(query: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """Name, value and raw text of each field."""
+    fields = []
+    for raw in query.split(b"&"):
+        name, _, value = raw.partition(b"=")
+        fields.append((unquote_to_bytes(name).lower(), value, raw))
+    return fields
+
+
+def _digest(secret: bytes, *parts: bytes) -> str:
+    keyed = hmac.new(secret, digestmod=hashlib.sha256)
+    for part in parts:
+        keyed.update(len(part).to_bytes(8, "big") + part)  # so that no two lists of parts look alike
+    return keyed.hexdigest()

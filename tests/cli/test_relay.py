@@ -1,0 +1,219 @@
+"""The command `relay`: what it is told, what it says, and how it starts, stops and starts again."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from resumable_llm.cli import relay
+from resumable_llm.cli.app import app
+from resumable_llm.log.memory import MemoryStore
+from resumable_llm.log.sqlite import SqliteStore
+from tests.relay.serve import AUTH, CHAT, CHAT_PATH, datas
+from tests.sockets import wire
+from tests.sockets.scripted import Answer, Scripted
+
+UPSTREAM = "https://api.openai.com"
+
+
+def job(**options: Any) -> relay.Job:
+    defaults = {"upstream": UPSTREAM, "host": "127.0.0.1", "port": 0, "store": "memory", "strict": False}
+    return relay.Job(**{**defaults, "ttl": 60.0, "abandon_after": None, "on_disconnect": "continue", **options})
+
+
+def run(**options: Any) -> tuple[int, str]:
+    err = io.StringIO()
+    return relay.run(job(**options), err), err.getvalue()
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple[str, list[str]]]:
+    """The command in a process of its own, stopped in the end; its address, and what it says."""
+    command = [sys.executable, "-m", "resumable_llm", "relay", "--port", "0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = [process.stderr.readline(), process.stderr.readline()]
+            found = re.search(r"http://\S+:\d+", said[0])
+            assert found, said[0] + process.stderr.read()
+            yield found[0], said
+        finally:
+            process.send_signal(signal.SIGTERM)
+            said.append(process.stderr.read())
+        assert process.wait(20) == 0, said
+
+
+def test_options_become_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[relay.Job] = []
+
+    def run(job: relay.Job, err: object) -> int:
+        jobs.append(job)
+        return 3
+
+    monkeypatch.setattr(relay, "run", run)
+    plain = CliRunner().invoke(app, ["relay", "--upstream", UPSTREAM])
+    given = ["--host", "::1", "--port", "1", "--store", "sqlite:///x", "--ttl", "9", "--abandon-after", "2"]
+    given += ["--on-disconnect", "cancel", "--durability", "strict"]
+    assert plain.exit_code == CliRunner().invoke(app, ["relay", "--upstream", UPSTREAM, *given]).exit_code == 3
+    first, second = jobs
+    assert first == job(port=8787, ttl=3600.0)
+    options = {"host": "::1", "port": 1, "store": "sqlite:///x", "ttl": 9.0, "abandon_after": 2.0}
+    assert second == job(**options, strict=True, on_disconnect="cancel")
+
+
+def test_help_tells_options_and_exit_codes() -> None:
+    told = CliRunner().invoke(app, ["relay", "--help"]).stdout
+    assert all(word in told for word in ("--upstream", "--abandon-after", "--on-disconnect", "3: cannot start"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"upstream": "openai"}, "upstream must be"),
+        ({"store": "redis://x"}, "--store is"),
+        ({"store": "sqlite:///"}, "--store is"),
+        ({"strict": True}, "--durability strict"),
+    ],
+)
+def test_wrong_usage(options: dict[str, Any], told: str) -> None:
+    code, said = run(**options)
+    assert code == relay.USAGE
+    assert told in said
+
+
+def test_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, said = run(port=taken.getsockname()[1])
+    assert code == relay.CANNOT_START
+    assert "cannot listen" in said
+
+
+def test_store_in_use(tmp_path: Path) -> None:
+    name = f"sqlite:///{tmp_path / 'relay.db'}"
+    store = relay.open_store(name, strict=True)
+    try:
+        code, said = run(store=name)
+    finally:
+        store.close()
+    assert isinstance(store, SqliteStore)
+    assert store.strict
+    assert code == relay.CANNOT_START
+    assert said
+
+
+def test_store_in_memory() -> None:
+    assert isinstance(relay.open_store("memory", strict=False), MemoryStore)
+
+
+def test_secret_is_kept_beside_the_file_for_its_owner_alone(tmp_path: Path) -> None:
+    name = f"sqlite:///{tmp_path / 'relay.db'}"
+    secret = relay.secret_of(name)
+    assert secret is not None
+    assert len(secret) == 32
+    assert relay.secret_of(name) == secret
+    assert relay.secret_of("memory") is None
+    if sys.platform != "win32":
+        assert (tmp_path / "relay.db.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("missing", ["aiohttp", "typing"])
+def test_extra_that_is_not_installed(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def no_uvicorn(name: str, *arguments: Any) -> ModuleType:
+        if name == "uvicorn":
+            raise ModuleNotFoundError("gone", name=missing)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", no_uvicorn)
+    if missing == "aiohttp":
+        code, said = run()
+        assert code == relay.USAGE
+        assert "pip install 'resumable-llm[cli,relay]'" in said
+    else:
+        with pytest.raises(ModuleNotFoundError):
+            run()
+
+
+@pytest.mark.parametrize(
+    ("upstream", "code"),
+    [
+        (UPSTREAM, 'client = OpenAI(base_url="http://h:1/v1")'),
+        ("https://api.groq.com/openai/v1", 'client = OpenAI(base_url="http://h:1")'),
+        ("https://api.anthropic.com", 'client = Anthropic(base_url="http://h:1")'),
+        (
+            "https://generativelanguage.googleapis.com",
+            'client = genai.Client(http_options={"base_url": "http://h:1"})',
+        ),
+    ],
+)
+def test_welcome_has_the_line_for_the_code(upstream: str, code: str) -> None:
+    assert relay.welcome(job(upstream=upstream), "http://h:1")[1] == f"in your code: {code}"
+
+
+def test_welcome_warns_of_other_machines() -> None:
+    assert len(relay.welcome(job(), "http://h:1")) == 2
+    assert "TLS" in relay.welcome(job(host="0.0.0.0"), "http://h:1")[2]
+    assert relay._url("::1", 1) == "http://[::1]:1"
+
+
+@pytest.mark.slow
+def test_it_serves_stops_and_finds_its_streams_again(tmp_path: Path) -> None:
+    store = ["--store", f"sqlite:///{tmp_path / 'relay.db'}"]
+    with Scripted(Answer(wire.blocks(wire.chat()))) as upstream:
+        with started("--upstream", upstream.url, *store) as (url, said):
+            first = httpx.post(f"{url}{CHAT_PATH}?key=s3cret", json=CHAT, headers=AUTH)
+            assert datas(first.content) == [event.data for event in wire.chat()]
+            place = f"{first.headers['location']}?key=s3cret"
+        assert "relay.ended" in said[-1]
+        assert "s3cret" not in "".join(said)
+        with started("--upstream", upstream.url, *store) as (url, _):
+            assert httpx.get(f"{url}{place}", headers=AUTH).content == first.content
+            assert httpx.get(f"{url}{place}").status_code == 404
+    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"s3cret" not in kept
+    assert b"alice" not in kept
+
+
+@pytest.fixture
+def process_as_before() -> Iterator[None]:
+    """What the command changes in its process is put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loggers = [logging.getLogger(name) for name in ("resumable_llm", "uvicorn.error")]
+    levels = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for logger, level, propagate, kept in levels:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = kept
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("process_as_before")
+def test_the_command_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+
+    async def stop_at_once(self: uvicorn.Server) -> None:
+        assert self.started
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", stop_at_once)
+    code, said = run()
+    assert code == relay.STOPPED
+    assert "in your code" in said
