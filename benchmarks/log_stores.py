@@ -1,7 +1,7 @@
 """What it costs to keep events: each store of the log beside plainer ways of writing the same events down.
 
 Run it with ``python -m benchmarks.log_stores``. Each way runs in a process of its own, in turn and several times; the
-medians are told. A process appends 5,000 events a second, one event at a time to each of 100 streams, and ends the streams.
+medians are told. A process appends 5,000 events a second, one at a time to each of 100 streams, and ends the streams.
 
 - **CPU** is the process's own, all of its threads, less what the same loop takes that keeps nothing.
 - **Bytes** are those that the process hands to the system to write, over the bytes of the events. Linux only.
