@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
@@ -321,3 +322,50 @@ def test_what_aimock_itself_cuts(aimock: str, reader: Any, expected: str, fault:
     assert error.partial_text == seen.text
     assert whole.text.startswith(seen.text)
     assert len(seen.events) == sent < len(whole.events) + 1
+
+
+# A server that ignores a partial answer, and begins anew
+
+CHAT = ("/v1/chat/completions", {"model": "m"})
+CLAUDE = ("/v1/messages", {"model": "claude-3-5-sonnet-latest", "max_tokens": 99})
+
+
+def cut_and_told(server: str, path: str, body: dict[str, Any], cut: int, **options: Any) -> tuple[str, rl.Report, bool]:
+    """The text of an answer that is cut behind so many events, its report, and whether a continuation was refused."""
+    asked = {**body, "messages": [{"role": "user", "content": "whole"}], "stream": True}
+    headers = {"anthropic-version": "2023-06-01"}
+    text: list[str] = []
+    plan = FaultPlan(Fault.rst(at_event=cut) if cut else None)
+    with FaultProxy(server, plan) as proxy, client("httpx") as http, contextlib.ExitStack() as stack:
+        url = proxy.url + path
+        told = stack.enter_context(
+            rl.connect_sse(http, "POST", url, json=asked, headers=headers, policy=POLICY, **options)
+        )
+        with contextlib.suppress(rl.ContinuationRefused):
+            text.extend(told.text_deltas())
+            return "".join(text), told.report, False
+        return "".join(text), told.report, True
+
+
+@pytest.mark.parametrize("can_continue", [None, True], ids=["tried", "believed"])
+@pytest.mark.parametrize(("path", "body"), [CHAT, CLAUDE], ids=["chat", "anthropic"])
+def test_no_answer_is_spliced_by_a_server_that_begins_anew(
+    aimock: str, path: str, body: dict[str, Any], can_continue: bool | None
+) -> None:
+    whole, plain, _ = cut_and_told(aimock, path, body, 0)
+    refusals = 0
+    for cut in range(3, plain.events - 2):
+        text, report, refused = cut_and_told(aimock, path, body, cut, fallback="continue", can_continue=can_continue)
+        assert whole.startswith(text)
+        if not refused:  # all of it came again, which can be seen, and was taken off
+            assert (text, report.fidelity) == (whole, "continued")
+        refusals += refused
+    assert refusals
+
+
+@pytest.mark.parametrize(("path", "body"), [CHAT, CLAUDE], ids=["chat", "anthropic"])
+def test_a_server_that_says_the_same_again(aimock: str, path: str, body: dict[str, Any]) -> None:
+    whole, plain, _ = cut_and_told(aimock, path, body, 0)
+    for cut in range(3, plain.events - 2):
+        text, report, _ = cut_and_told(aimock, path, body, cut, fallback="replay")
+        assert (text, report.fidelity, report.attempts) == (whole, "verified", 2)
