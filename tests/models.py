@@ -199,6 +199,8 @@ class Anthropic(Provider):
 
     name = "anthropic"
     dialect = "anthropic_messages"
+    always_block = False
+    """Whether there is a block even where there is nothing to say."""
     opening = 3
     url = "https://api.anthropic.com/v1/messages"
     body: ClassVar[Json] = {
@@ -223,13 +225,7 @@ class Anthropic(Provider):
         }
         said: list[Json] = [
             {"type": "message_start", "message": message},
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            {"type": "ping"},
-            *(
-                {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}}
-                for piece in pieces
-            ),
-            {"type": "content_block_stop", "index": 0},
+            *(self.block(pieces) if pieces or self.always_block else []),
             {
                 "type": "message_delta",
                 "delta": {"stop_reason": "end_turn", "stop_sequence": None},
@@ -238,6 +234,16 @@ class Anthropic(Provider):
             {"type": "message_stop"},
         ]
         return [block(payload, payload["type"]) for payload in said]
+
+    def block(self, pieces: Sequence[str]) -> list[Json]:
+        """A block of text."""
+        said = [{"type": "text_delta", "text": piece} for piece in pieces]
+        return [
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "ping"},
+            *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in said),
+            {"type": "content_block_stop", "index": 0},
+        ]
 
     def begun(self, body: Json) -> str:
         last = body["messages"][-1]

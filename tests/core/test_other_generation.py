@@ -595,6 +595,35 @@ def test_without_fallback_failures_are_the_callers(provider: Provider) -> None:
     assert story.talk.upstream_error
 
 
+class Failing(Chat):
+    """Whose second generation ends with an error for a reason, behind so many words."""
+
+    words = len(WORDS)
+
+    def events(self, pieces: Sequence[str], name: str, usage: tuple[int, int]) -> list[bytes]:
+        if name == "gen-1":
+            return super().events(pieces, name, usage)
+        made = super().events(pieces[: self.words], name, usage)
+        return [each.replace(b'"stop"', b'"error"') for each in made]
+
+
+class FailingEarly(Failing):
+    words = 2
+
+
+@in_any_way
+def test_an_answer_that_fails_is_a_part_of_the_same_answer(ways: Ways) -> None:
+    story = tell(Failing(), ways, Act(pieces=4), WHOLE)
+    assert story.talk.upstream_error == "finish_reason error"
+    assert set(story.heard.names) == {"gen-1"}
+
+
+def test_a_repeat_that_fails_before_it_is_through() -> None:
+    story = tell(FailingEarly(), REPLAY, Act(pieces=4), WHOLE)
+    assert type(story.error) is errors.ReplayDiverged
+    assert (set(story.heard.names), story.heard.ends) == ({"gen-1"}, [])
+
+
 # What the request, or the answer, does not allow
 
 
@@ -775,3 +804,14 @@ def test_what_comes_again_is_counted_in_characters(way: Fallback) -> None:
     story = tell(Mistral(), (way,), Act(pieces=len(WORDS) - 1), WHOLE)
     (seam,) = story.talk.report.seams
     assert seam.echoed == seam.characters == characters
+
+
+class EmptyBlocks(Anthropic):
+    always_block = True
+
+
+@pytest.mark.xfail(strict=True, reason="an empty block of another generation is passed on behind the block that closed")
+def test_an_empty_block_is_no_block() -> None:
+    said = EmptyBlocks().say(Anthropic.body, "gen-1")
+    story = tell(EmptyBlocks(), CONTINUE, Act(len(b"".join(said.blocks[:-2]))), WHOLE)
+    assert sum(name == "content_block_start" for name, _ in story.log.told) == 1

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from resumable_llm.log.memory import MemoryStore
+from resumable_llm.log.sqlite import SqliteStore
 from resumable_llm.relay import Relay, relay
 from tests.relay.serve import CHAT, CHAT_PATH, Gate, Pieces, Served, datas, error_in, events_in, ids
 from tests.sdks import cuts
@@ -733,3 +735,16 @@ def test_closed_relay_may_be_closed_again_and_begins_nothing() -> None:
         assert made._session is None
 
     asyncio.run(close_twice())
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["grouped", "strict"])
+def test_file_serves_as_memory_does(strict: bool, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "relay.db", strict=strict)
+    with Scripted(Answer(WHOLE)) as upstream, Served(upstream, store=store) as served, served.client() as client:
+        first = client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": "k1"})
+        assert datas(first.content) == DATA
+        assert client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": "k1"}).content == first.content
+        assert client.get(first.headers["location"], headers={"authorization": "Bearer bob"}).status_code == 404
+        assert show(client, first.headers["location"])["state"] == "complete"
+    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"alice" not in kept

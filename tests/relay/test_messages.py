@@ -89,6 +89,12 @@ def test_target_that_could_lead_elsewhere_is_refused(raw: bytes) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize("query", [b"a=\xff", b"a b", b"a#b", b"a\n"])
+def test_query_that_could_lead_elsewhere_is_refused(query: bytes) -> None:
+    with pytest.raises(Refused):
+        Inbound({"method": "GET", "path": "/", "query_string": query, "headers": []})
+
+
 def test_headers_that_go_up() -> None:
     kept = [(b"Authorization", b"Bearer x"), (b"X-Odd", b"caf\xe9"), (b"accept", b"a")]
     gone = [

@@ -306,7 +306,7 @@ class Intake:
                 self.error_held, self.error_came = (reading, block), True
                 self._behind_error = blocks[number + 1 :]
                 break
-            if reading.error is not None:
+            if reading.error is not None and reading.terminal:
                 made = [encode(self.dialect.framing, fields, None)]
             else:
                 made = splice.take(fields, terminal=reading.terminal)

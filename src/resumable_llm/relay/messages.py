@@ -30,6 +30,7 @@ _NOT_UPWARD = _HOP_BY_HOP | {b"host", b"content-length", b"expect", b"forwarded"
 # What is true of the upstream's own origin, or of the moment; a cookie would be somebody's, and answers are kept.
 _NOT_DOWNWARD = _HOP_BY_HOP | {b"alt-svc", b"date", b"server", b"set-cookie", b"strict-transport-security"}
 _TARGET = re.compile(rb"/[!-\"$->@-~]*")
+_QUERY = re.compile(rb"[!-\"$-~]*")
 
 
 class Refused(Exception):
@@ -67,8 +68,8 @@ class Inbound:
         self.query: bytes = scope.get("query_string", b"")
         self.headers: list[tuple[bytes, bytes]] = [(name.lower(), value) for name, value in scope["headers"]]
         raw: bytes = scope.get("raw_path") or quote(scope["path"], safe="/%:@!$&'()*+,;=~").encode()
-        if _TARGET.fullmatch(raw) is None:
-            raise Refused(400, "bad_target", "the target of the request must be a path")
+        if _TARGET.fullmatch(raw) is None or _QUERY.fullmatch(self.query) is None:
+            raise Refused(400, "bad_target", "the target of the request must be a path, and ASCII")
         for root in (self.root.encode(), quote(self.root).encode()):
             if root and raw.startswith(root + b"/"):
                 raw = raw[len(root) :]
