@@ -36,14 +36,12 @@ _RETRY_SECONDS = 0.5
 class SqliteLog(LiveLog):
     """A log of a `SqliteStore`, made by it alone."""
 
-    __slots__ = ("_begun", "_dirty", "_extents", "_noted", "_store", "_turned", "durable", "stream")
-
-    durable: int
+    __slots__ = ("_begun", "_dirty", "_durable", "_extents", "_noted", "_store", "_turned", "stream")
 
     def __init__(self, store: SqliteStore, stream: int, head: Head, record: Record | None = None) -> None:
         super().__init__(head, store.max_log_bytes, store.clock)
         self.stream = stream
-        self.durable = -1
+        self._durable = -1
         self._store = store
         self._extents = Extents()
         self._turned = True
@@ -56,7 +54,7 @@ class SqliteLog(LiveLog):
             self._turned = False
             self._extents = record.extents
             self._reopened = record.reopened
-            self._base = self.last = self.durable = record.last
+            self._base = self.last = self._durable = record.last
             self._size = record.size
             self._fate = self.state = record.state
             self.reason = record.reason
@@ -95,9 +93,14 @@ class SqliteLog(LiveLog):
             base = self._base
         return self._read_file(after, base, max_bytes)
 
+    @property
+    def durable(self) -> int:
+        """See `Log.durable`."""
+        return self._durable
+
     def wait_durable(self, number: int, seconds: float | None = None) -> None:
         """See `Log.wait_durable`."""
-        self._store.wait(lambda: self._gone or self.durable >= number, seconds)
+        self._store.wait(lambda: self._gone or self._durable >= number, seconds)
         with self._lock:
             self._must_exist()
 
@@ -120,9 +123,9 @@ class SqliteLog(LiveLog):
             last = self._base + len(self._frames)
             note, self._noted = self._noted, None
             turned, self._turned = self._turned, False
-            frames = self._frames[max(self.durable, 0) - self._base :]
+            frames = self._frames[max(self._durable, 0) - self._base :]
             row = self._record(last) if turned else None
-            return Change(self.stream, self._extents, last, frames, note, row, begins=self.durable < 0)
+            return Change(self.stream, self._extents, last, frames, note, row, begins=self._durable < 0)
 
     def give_back(self, change: Change) -> None:
         """The writer could not write it."""
@@ -137,7 +140,7 @@ class SqliteLog(LiveLog):
         with self._lock:
             if self._gone:
                 return
-            self.durable = change.last
+            self._durable = change.last
             if self._store.strict:
                 self.last = change.last
                 if change.row is not None:
