@@ -61,6 +61,16 @@ class Gate:
     def wait(self) -> None:
         assert self._open.wait(20)
 
+    def between(self, first: Sequence[bytes], rest: Sequence[bytes]) -> Answer:
+        """An answer that waits behind its first pieces."""
+
+        def pieces() -> Iterator[bytes]:
+            yield from first
+            self.wait()
+            yield from rest
+
+        return Answer(Pieces(pieces))
+
 
 class Pieces(Sequence[bytes]):
     """The pieces of an answer that are made while they are sent."""

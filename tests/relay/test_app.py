@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +22,7 @@ from starlette.routing import Mount
 from resumable_llm.log.memory import MemoryStore
 from resumable_llm.log.sqlite import SqliteStore
 from resumable_llm.relay import Relay, relay
-from tests.relay.serve import CHAT, CHAT_PATH, Gate, Pieces, Served, datas, error_in, events_in, ids
+from tests.relay.serve import CHAT, CHAT_PATH, Gate, Served, datas, error_in, events_in, ids
 from tests.sdks import cuts
 from tests.sockets import wire
 from tests.sockets.scripted import Answer, End, Request, Scripted
@@ -323,46 +323,35 @@ def last_error(data: bytes) -> dict[str, Any]:
 
 
 def test_generation_goes_on_without_a_reader() -> None:
-    with Gate() as gate:
-
-        def pieces() -> Iterator[bytes]:
-            yield from WHOLE[:2]
-            gate.wait()
-            yield from WHOLE[2:]
-
-        with (
-            Scripted(Answer(Pieces(pieces))) as upstream,
-            Served(upstream) as served,
-            served.client() as client,
-        ):
-            place = start(client)
-            served.until(lambda: not served.readers)
-            gate.open()
-            served.until(lambda: not served.relay._running)
-            assert datas(client.get(place).content) == DATA
-            assert show(client, place)["state"] == "complete"
+    with (
+        Gate() as gate,
+        Scripted(gate.between(WHOLE[:2], WHOLE[2:])) as upstream,
+        Served(upstream) as served,
+        served.client() as client,
+    ):
+        place = start(client)
+        served.until(lambda: not served.readers)
+        gate.open()
+        served.until(lambda: not served.relay._running)
+        assert datas(client.get(place).content) == DATA
+        assert show(client, place)["state"] == "complete"
 
 
 def test_many_readers_join_late_and_read_the_same() -> None:
-    with Gate() as gate, ThreadPoolExecutor(10) as pool:
-
-        def pieces() -> Iterator[bytes]:
-            yield from WHOLE[:3]
-            gate.wait()
-            yield from WHOLE[3:]
-
-        with (
-            Scripted(Answer(Pieces(pieces))) as upstream,
-            Served(upstream) as served,
-            served.client() as client,
-        ):
-            place = start(client)
-            asked = [pool.submit(client.get, f"{place}?after={number % 4}") for number in range(10)]
-            served.until(lambda: served.readers == 10)
-            assert show(client, place) == show(client, place) | {"state": "running", "readers": 10, "ended_at": None}
-            gate.open()
-            for number, each in enumerate(asked):
-                assert datas(each.result().content) == DATA[number % 4 :]
+    with (
+        Gate() as gate,
+        ThreadPoolExecutor(10) as pool,
+        Scripted(gate.between(WHOLE[:3], WHOLE[3:])) as upstream,
+        Served(upstream) as served,
+        served.client() as client,
+    ):
+        place = start(client)
+        asked = [pool.submit(client.get, f"{place}?after={number % 4}") for number in range(10)]
+        served.until(lambda: served.readers == 10)
+        assert show(client, place) == show(client, place) | {"state": "running", "readers": 10, "ended_at": None}
+        gate.open()
+        for number, each in enumerate(asked):
+            assert datas(each.result().content) == DATA[number % 4 :]
 
 
 def test_state_has_the_partial_answer_in_the_sdks_shape() -> None:

@@ -165,11 +165,6 @@ class Answer:
 class Speech(Protocol):
     """What a protocol's events say, and how to go on from it. Stateless."""
 
-    @property
-    def continues(self) -> bool:
-        """Whether there is any form of request in which a model goes on from a partial answer."""
-        ...
-
     def slots(self, event: Fields, payload: Payload) -> list[Slot]:
         """Where an event says something."""
         ...

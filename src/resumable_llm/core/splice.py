@@ -78,6 +78,7 @@ class Repeat:
         self._open = {key for key, text in self._due.items() if text}
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self.joined = False
         self.joined = self._is_verified
 
     def take(self, event: Fields, *, terminal: bool) -> list[bytes]:
@@ -152,6 +153,8 @@ class Repeat:
 
     @property
     def _is_verified(self) -> bool:
+        if self.joined:  # once and for all
+            return True
         return not self._unclosed and not self._unsettled and not any(self._lacks(key) for key in self._open)
 
     def _diverge(self) -> None:

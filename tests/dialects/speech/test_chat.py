@@ -592,4 +592,3 @@ def test_small_things() -> None:
     assert count({"b": 2}, "a", "b") is None
     assert reduced({"a": 5, "b": "x", "c": -1}, ("a", "b", "c", "d"), 2) == {"a": 3, "b": "x", "c": -1}
     assert event_of("x", "y") == Fields("x", "y", None, None)
-    assert SPEECH.continues

@@ -306,7 +306,6 @@ class TestContinue:
         assert "nothing is known of how Cohere's models go on" in refused(asked(), generation()[:3], can=None)
         assert "can_continue=True says" in refused(asked(), generation()[:3], can=None)
         assert "can_continue=False says" in refused(asked(), generation()[:3], can=False)
-        assert not SPEECH.continues
 
 
 class TestUsage:

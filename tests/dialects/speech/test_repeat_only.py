@@ -28,7 +28,6 @@ def test_the_last_text_is_the_open_part() -> None:
 @pytest.mark.parametrize("can_continue", [None, True, False])
 def test_refusing(can_continue: bool | None) -> None:
     speech, answer = _Mute(), Answer()
-    assert not speech.continues
     assert speech.go_on(REQUEST, answer, "x", can_continue=can_continue) == Ask(None, "because")
     assert speech.stops(REQUEST) == []
     with pytest.raises(NotImplementedError, match="because"):

@@ -293,7 +293,6 @@ def test_usage() -> None:
 
 @pytest.mark.parametrize("can_continue", [None, True, False])
 def test_there_is_no_way_to_go_on(can_continue: bool | None) -> None:
-    assert not SPEECH.continues
     head = [event for event in WHOLE if "output_text" in str(event.event)][:2]
     refusal = join(fallbacks("continue", can_continue=can_continue), DIALECT, REQUEST, head, [])
     assert isinstance(refusal, str)

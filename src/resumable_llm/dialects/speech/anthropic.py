@@ -35,8 +35,6 @@ _APART = ("text", "thinking", "signature", "data")
 class AnthropicSpeech:
     """``POST …/messages``. A content block's index is the group."""
 
-    continues = True
-
     def slots(self, event: Fields, payload: Payload) -> list[Slot]:
         """What an event says: one thing at most, once `adopt` has seen to it."""
         kind, index = payload.get("type"), payload.get("index")

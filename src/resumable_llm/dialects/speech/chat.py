@@ -86,8 +86,6 @@ class ChatSpeech:
         form: How the server is asked to go on, where its answer has shown what it is; None: by the request's host.
     """
 
-    continues = True
-
     def __init__(self, form: Form | None = None) -> None:
         self._form = form
 

@@ -26,8 +26,6 @@ _PLAN: Key = ("plan", "plan")
 class CohereSpeech:
     """``POST …/v2/chat``."""
 
-    continues = False
-
     def slots(self, event: Fields, payload: Payload) -> list[Slot]:
         """Blocks of content, the plan, tool calls, citations, the end."""
         return list(_slots(payload))

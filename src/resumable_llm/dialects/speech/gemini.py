@@ -30,8 +30,6 @@ _UPPER = re.compile("[A-Z]")
 class GeminiSpeech:
     """``POST …/{model}:streamGenerateContent?alt=sse``."""
 
-    continues = True
-
     def slots(self, event: Fields, payload: Payload) -> list[Slot]:
         """Per candidate: text, thoughts, whole parts, signatures, finishReason."""
         found = [slot for candidate in objects_in(payload, "candidates") for slot in _slots(candidate)]

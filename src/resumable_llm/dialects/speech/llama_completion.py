@@ -22,8 +22,6 @@ _PIECES = {"content", "tokens", "completion_probabilities"}
 class LlamaCompletionSpeech:
     """``POST …/completion``."""
 
-    continues = True
-
     def slots(self, event: Fields, payload: Payload) -> list[Slot]:
         """Content and stop, per prompt."""
         index, found = _index(payload), []

@@ -25,8 +25,6 @@ _SAID = {"error", "message", "response", "thinking", "image", "logprobs"}
 class OllamaSpeech:
     """``POST …/api/chat`` and ``POST …/api/generate``."""
 
-    continues = True
-
     def slots(self, event: Fields, payload: Payload) -> list[Slot]:
         """Content, thoughts, tool calls, images, done."""
         return list(_slots(payload))

@@ -13,7 +13,6 @@ from resumable_llm.core.speech import MESSAGE, Answer, Ask, Key, Payload, Slot
 class RepeatOnly:
     """The half of a `Speech` that is about going on, where there is no way to."""
 
-    continues = False
     refusal: ClassVar[str]
     """Why."""
 
