@@ -51,7 +51,7 @@ clean: ## Remove all that these commands made
 
 # The stamps: an environment is made once, and filled again when pyproject.toml changes.
 $(VENV)/.ready-%: pyproject.toml | $(VENV)/.made
-	$(BIN)/python -m pip install --quiet --editable '.[cli,httpx2,relay]' --group $*
+	$(BIN)/python -m pip install --quiet --editable '.[cli,httpx2,redis,relay]' --group $*
 	@touch $@
 
 $(VENV2)/.ready-%: pyproject.toml | $(VENV2)/.made

@@ -36,7 +36,7 @@ OUTSIDE = {
     "core": set[str](),
     "policy": {"tenacity"},
     "dialects": set[str](),
-    "log": set[str](),
+    "log": {"redis"},
     "drivers": {"anyio", "typing_extensions"},
 }
 

@@ -23,6 +23,9 @@ class MemoryStore:
         clock: Seconds since the epoch.
     """
 
+    survives = False
+    remote = False
+
     def __init__(
         self,
         *,

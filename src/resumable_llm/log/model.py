@@ -238,6 +238,19 @@ class Log(Protocol):
 class Store(Protocol):
     """Where logs are kept. Every method may be called from any thread."""
 
+    @property
+    def survives(self) -> bool:
+        """Whether logs outlive the process that wrote them. Otherwise notes are for nobody."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether `begin`, `find`, `by_key`, `delete`, `sweep` and `Log.reopen` wait for another machine.
+
+        Whoever has an event loop calls them in a thread then. Everything else of a log never waits for the network.
+        """
+        ...
+
     def begin(self, head: Head) -> tuple[Log, bool]:
         """The log of a request: a new one, or the one that the same request has begun before. Atomic.
 

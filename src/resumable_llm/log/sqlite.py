@@ -225,6 +225,9 @@ class SqliteStore:
         StoreUnusable: The file is not ours or of another version, or cannot be opened.
     """
 
+    survives = True
+    remote = False
+
     def __init__(
         self,
         path: str | PathLike[str],

@@ -34,12 +34,12 @@ from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import EVENT_STREAM, named, recognise
 from resumable_llm.log.errors import Ahead, BadCursor, Expired, KeyReused, LogError, Missing, StoreFull
 from resumable_llm.log.model import Cursor, Head, Log, State, Store
+from resumable_llm.log.scope import fingerprint_of, scope_of
 from resumable_llm.relay.frames import error_object
 from resumable_llm.relay.generation import Generation
 from resumable_llm.relay.messages import Client, Inbound, Pairs, Receive, Refused, Scope, downward
 from resumable_llm.relay.messages import Send as SendMessage
 from resumable_llm.relay.reader import read_log
-from resumable_llm.relay.scope import fingerprint_of, scope_of
 from resumable_llm.relay.settings import RelaySettings
 from resumable_llm.transports.aiohttp import ERRORS, AiohttpExchange, new_session, open_exchange
 from resumable_llm.transports.call import new_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resumable_llm.relay.scope import fingerprint_of, scope_of
+from resumable_llm.log.scope import fingerprint_of, scope_of
 
 SECRET = b"0123456789abcdef"
 ALICE = [(b"authorization", b"Bearer alice")]
