@@ -5,6 +5,7 @@ and `case.json`:
 
 - ``about``: the case in a sentence.
 - ``dialect``: name of the dialect that must recognise the request, or ``terminal``: the event that ends the answer.
+- ``relayed``: true if the request goes to a relay.
 - ``request``: method, url, headers, body (JSON).
 - ``answers``: what the server says to the first request, the second, …; the last one is said to all later ones. Each
   has ``status`` (200), ``headers``, and one of ``body``: "whole" (default for the first), "rest" (what the request's
@@ -57,6 +58,7 @@ from resumable_llm.core.framing import EVENT_STREAM, JSON_LINES, Framing
 from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, RequestPlan
 from resumable_llm.dialects import LastEventId, named, recognise
+from resumable_llm.dialects.relayed import Relayed
 
 VECTORS = Path(__file__).parent / "vectors"
 KEY = "key-of-the-call"
@@ -116,7 +118,7 @@ class Case:
         found = recognise(self.plan)
         assert found is not None
         assert found.name == self.data["dialect"]
-        return found
+        return Relayed(found) if self.data.get("relayed") else found
 
     @cached_property
     def prepared(self) -> RequestPlan:

@@ -15,7 +15,7 @@ PACKAGE = SOURCE.name
 # A room is a folder or a module of the package. It may use itself and the floors below it, never its neighbours.
 FLOORS = (
     {"core"},
-    {"policy", "dialects", "log", "testing"},
+    {"policy", "dialects", "log", "local", "testing"},
     {"drivers"},
     {"transports"},
     {"families"},
@@ -37,6 +37,7 @@ OUTSIDE = {
     "policy": {"tenacity"},
     "dialects": set[str](),
     "log": {"redis"},
+    "local": set[str](),
     "drivers": {"anyio", "typing_extensions"},
 }
 

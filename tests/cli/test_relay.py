@@ -112,7 +112,7 @@ def test_store_in_use(tmp_path: Path) -> None:
         store.close()
     assert isinstance(store, SqliteStore)
     assert store.strict
-    assert code == relay.CANNOT_START
+    assert code == relay.IN_USE
     assert said
 
 

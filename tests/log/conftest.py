@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from resumable_llm.log import Head, MemoryStore, SqliteStore, Store
+from resumable_llm.log.redis import RedisStore
+from tests.log import redis_server
 
 HEAD = Head(
     id="one",
@@ -57,9 +59,26 @@ def sqlite_strict(path: Path, clock: Callable[[], float], max_log_bytes: int) ->
     return SqliteStore(path / "log.db", strict=True, clock=clock, max_log_bytes=max_log_bytes)
 
 
-STORES = {each.__name__: each for each in (memory, sqlite, sqlite_lazy, sqlite_strict)}
-KEEPING = ("sqlite", "sqlite_lazy", "sqlite_strict")
+def redis(path: Path, clock: Callable[[], float], max_log_bytes: int) -> Store:
+    url = redis_server.shared().url
+    return RedisStore(url, flush_seconds=0.001, clock=clock, max_log_bytes=max_log_bytes, prefix=str(path))
+
+
+def redis_lazy(path: Path, clock: Callable[[], float], max_log_bytes: int) -> Store:
+    """Writes nothing by itself while a test lasts."""
+    url = redis_server.shared().url
+    return RedisStore(url, flush_seconds=3600, clock=clock, max_log_bytes=max_log_bytes, prefix=str(path))
+
+
+def redis_strict(path: Path, clock: Callable[[], float], max_log_bytes: int) -> Store:
+    url = redis_server.shared().url
+    return RedisStore(url, strict=True, clock=clock, max_log_bytes=max_log_bytes, prefix=str(path))
+
+
+KEEPING = {each.__name__: each for each in (sqlite, sqlite_lazy, sqlite_strict, redis, redis_lazy, redis_strict)}
 """Those that outlive their process."""
+
+STORES = {memory.__name__: memory, **KEEPING}
 
 
 @dataclass

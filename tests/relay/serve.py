@@ -89,13 +89,18 @@ class Pieces(Sequence[bytes]):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object], relay: Relay) -> None:
         super().__init__(config)
         self._ready = ready
+        self._relay = relay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._relay.drain()  # as the command does
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -109,6 +114,7 @@ class Served:
         upstream: What it stands in front of.
         store: Where it keeps answers; default: in memory.
         app: Serve this in place of the relay itself.
+        port: Where it listens; 0 for anywhere.
         options: The relay's settings.
     """
 
@@ -118,16 +124,17 @@ class Served:
         *,
         store: Store | None = None,
         app: Callable[[Relay], Any] | None = None,
+        port: int = 0,
         **options: Any,
     ) -> None:
         url = upstream if isinstance(upstream, str) else upstream.url
         self.relay = relay(upstream=url, store=store, **{"policy": FAST, "shutdown_seconds": 0.0, **options})
         self._app = app(self.relay) if app is not None else self.relay
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._ready = threading.Event()
-        config = uvicorn.Config(self._app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=5)
-        self.server = _Server(config, self._ready.set)
+        config = uvicorn.Config(self._app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        self.server = _Server(config, self._ready.set, self.relay)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:

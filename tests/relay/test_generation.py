@@ -80,6 +80,9 @@ class Made:
         body: bytes = b'{"stream": true}',
         **settings: Any,
     ) -> None:
+        async def begin_log(_exchange: AiohttpExchange, _name: str) -> tuple[Log, bool]:
+            return (begin or self.store.begin)(head)
+
         head = Head("id", "scope", "key", "", 200, (), time.time(), 60.0)
         self.store = MemoryStore()
         self.it = Generation(
@@ -89,7 +92,7 @@ class Made:
             key="key",
             settings=RelaySettings(upstream="http://up", policy=FAST, **settings),
             open_=upstream.open,
-            begin_log=lambda exchange, name: (begin or self.store.begin)(head),
+            begin_log=begin_log,
         )
 
     @property

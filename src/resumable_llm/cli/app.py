@@ -148,6 +148,15 @@ def relay(
         Durability,
         typer.Option(help="Write a moment behind the readers, or show them nothing that is not on disk."),
     ] = Durability.grouped,
+    idle_exit: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="End when there has been nothing to do for so long. Default: never."
+        ),
+    ] = None,
+    announce: Annotated[
+        Path | None, typer.Option(metavar="FILE", hidden=True, help="Say here how it is found.")
+    ] = None,
 ) -> None:
     """Stand in front of a provider and keep its answers, so that any client can read on after a drop.
 
@@ -157,9 +166,10 @@ def relay(
 
     Exit codes:
 
-    - 0: shut down, by Ctrl-C or SIGTERM
+    - 0: shut down, by Ctrl-C or SIGTERM, or idle
     - 2: wrong usage, or the extra `relay` is not installed
-    - 3: cannot start: the port or the store is in use
+    - 3: cannot start: the port is in use, or the store cannot be used
+    - 4: cannot start: another relay uses the store
     """
     job = relays.Job(
         upstream=upstream,
@@ -170,6 +180,8 @@ def relay(
         ttl=ttl,
         abandon_after=abandon_after,
         on_disconnect=on_disconnect.value,
+        idle_exit=idle_exit,
+        announce=announce,
     )
     raise typer.Exit(relays.run(job, sys.stderr))
 

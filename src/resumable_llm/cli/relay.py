@@ -11,13 +11,17 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 from urllib.parse import urlsplit
 
-from resumable_llm.log.errors import LogError
+from resumable_llm.cli.attended import Attended
+from resumable_llm.local.announcement import LOOPBACK, announce
+from resumable_llm.local.relay import IN_USE
+from resumable_llm.log.errors import LogError, StoreInUse
 from resumable_llm.log.memory import MemoryStore
 from resumable_llm.log.sqlite import SqliteStore
 
@@ -29,10 +33,11 @@ STOPPED, USAGE, CANNOT_START = 0, 2, 3
 """Exit codes."""
 
 MAX_CONNECTIONS = 10_000
+MAX_SAID = 1024
+"""Bytes in a message that a reader sends over WebSocket. Nobody listens."""
 _GRACE_SECONDS = 5
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SQLITE = "sqlite:///"
-_EXTRA = ("aiohttp", "uvicorn", "yarl")
+_EXTRA = ("aiohttp", "prometheus_client", "uvicorn", "yarl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,8 @@ class Job:
         ttl: How long answers are kept behind their end, in seconds.
         abandon_after: How long an answer that nobody reads is let run, in seconds; None: to its end.
         on_disconnect: What the last reader's going means.
+        idle_exit: End when there has been nothing to do for so many seconds; None: never.
+        announce: A file in which to say how the relay is found, once it is; None: nowhere.
     """
 
     upstream: str
@@ -58,6 +65,8 @@ class Job:
     ttl: float
     abandon_after: float | None
     on_disconnect: Literal["continue", "cancel"]
+    idle_exit: float | None = None
+    announce: Path | None = None
 
 
 def run(job: Job, err: TextIO) -> int:
@@ -90,7 +99,7 @@ def run(job: Job, err: TextIO) -> int:
         store = open_store(job.store, strict=job.strict)
     except (ValueError, OSError, LogError) as error:
         print(f"resumable-llm: {error}", file=err)
-        return USAGE if isinstance(error, ValueError) else CANNOT_START
+        return USAGE if isinstance(error, ValueError) else IN_USE if isinstance(error, StoreInUse) else CANNOT_START
     with closing(store):
         try:
             family = socket.AF_INET6 if ":" in job.host else socket.AF_INET
@@ -103,16 +112,21 @@ def run(job: Job, err: TextIO) -> int:
             url = _url(job.host, listener.getsockname()[1])
             for line in welcome(job, url):
                 print(line, file=err, flush=True)
+            relay = Relay(settings, store)
+            port = listener.getsockname()[1]
+            announced = None if job.announce is None else announce(job.announce, port)
+            attended = Attended(relay, lambda: relay.running, announced)
             config = uvicorn.Config(
-                Relay(settings, store),
+                relay if job.idle_exit is None and announced is None else attended,
                 access_log=False,  # it would write queries, in which some providers have keys
                 log_config=None,
                 limit_concurrency=MAX_CONNECTIONS,
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
-                ws="none",
+                ws_max_size=MAX_SAID,
+                ws_per_message_deflate=False,  # an event is small, and waits for nobody
             )
-            _serve(config, listener)
+            _serve(config, listener, relay, lambda: job.idle_exit is not None and attended.idle() >= job.idle_exit)
     return STOPPED
 
 
@@ -159,7 +173,7 @@ def welcome(job: Job, url: str) -> list[str]:
         f"relay: {url} in front of {job.upstream}; answers are kept {kept}, for {job.ttl:g} s behind their end",
         f"in your code: {code}",
     ]
-    if job.host not in _LOOPBACK:
+    if job.host not in LOOPBACK:
         lines.append("it speaks plain HTTP, and keys pass through it: let nobody reach it but a proxy with TLS")
     return lines
 
@@ -186,15 +200,17 @@ def _log_to(err: TextIO) -> None:
         logger.propagate = False
 
 
-def _serve(config: object, listener: socket.socket) -> None:
+def _serve(config: object, listener: socket.socket, relay: Relay, is_idle: Callable[[], bool]) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # Before connections are closed: their readers are to hear how their answers end.
-            relay: Relay = self.config.app  # type: ignore[assignment]
             await relay.drain()
             await super().shutdown(sockets)
+
+        async def on_tick(self, counter: int) -> bool:
+            return await super().on_tick(counter) or is_idle()
 
     assert isinstance(config, uvicorn.Config)
     # uvicorn raises the signal again when it is done, to end the process as if it had not been caught.

@@ -31,6 +31,8 @@ class Account:
         self._dropped_at: float | None = None
         """When the answer was last interrupted, until it goes on."""
         self.end_proved = False
+        self.journaled = 0
+        """Events of the transcript that were not received but at hand."""
         self._transcript = transcript
         self._events_before = events_before
         self._drops: list[Drop] = []
@@ -104,6 +106,7 @@ class Account:
             input_tokens_sent_again=fallbacks.input_tokens,
             end_proved=self.end_proved,
             dialect=dialect.name,
+            journaled=self.journaled,
         )
 
     @property

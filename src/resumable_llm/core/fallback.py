@@ -65,6 +65,7 @@ class Fallbacks:
         can_continue: What the caller knows about the model; None: go by the table of models.
         max_held: Bound on what may be held back, in bytes.
         habits: What earlier trials have shown, and where this one's result is kept.
+        seams: Where generations were joined before, in what an earlier conversation delivered.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Fallbacks:
         can_continue: bool | None,
         max_held: int,
         habits: Habits | None = None,
+        seams: tuple[Seam, ...] = (),
     ) -> None:
         self.refusal: tuple[type[errors.ResumableError], str] | None = None
         """Why the last of them cannot be taken."""
@@ -80,6 +82,7 @@ class Fallbacks:
         self._can_continue = can_continue
         self._max_held = max_held
         self._habits = {} if habits is None else habits
+        self._seams = seams
         self._taken: list[Way] = []
 
     def way(self, dialect: Dialect, request: RequestPlan, transcript: Transcript) -> Way | None:
@@ -110,16 +113,15 @@ class Fallbacks:
     @property
     def fidelity(self) -> Fidelity:
         """How faithful the answer is, by the ways that were taken."""
-        joined = {way.purpose for way in self._taken if way.splice.joined}
-        return "continued" if Purpose.CONTINUE in joined else "verified" if joined else "exact"
+        joined = {seam.way for seam in self.seams}
+        return "continued" if Purpose.CONTINUE.value in joined else "verified" if joined else "exact"
 
     @property
     def seams(self) -> tuple[Seam, ...]:
         """Where generations were joined."""
-        return tuple(
-            Seam(way.purpose.value, way.events, way.characters, way.splice.echoed)
-            for way in self._taken
-            if way.splice.joined
+        taken = [way for way in self._taken if way.splice.joined]
+        return self._seams + tuple(
+            Seam(way.purpose.value, way.events, way.characters, way.splice.echoed) for way in taken
         )
 
     @property
@@ -166,7 +168,7 @@ class Fallbacks:
             seam = TextSeam("".join(texts), echoes=ask.echoes)
         plan, key = ask.plan, request.header("idempotency-key")
         if key is not None:  # another request must have another
-            plan = plan.with_headers(("Idempotency-Key", f"{key}-{len(self._taken) + 2}"))
+            plan = plan.with_headers(("Idempotency-Key", f"{key}-{len(self._seams) + len(self._taken) + 2}"))
         splice = Continuation(speech, dialect.framing, answer, seam, self._spent(answer))
         goes_on = None if ask.trial is None else self._habits.get(_named(ask.trial))
         if goes_on is False:

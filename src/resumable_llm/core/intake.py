@@ -50,7 +50,7 @@ class Intake:
             start.events,
             start.checksum,
             self._identify,
-            behind=start.behind,
+            behind=start.behind if start.events else 0,  # otherwise they are in the transcript
             behind_checksum=start.behind_checksum,
         )
         self.numbered = bool(last_event_id)

@@ -44,6 +44,7 @@ file, and every change of state is in `TRANSITIONS`. What is only read lives els
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -62,10 +63,12 @@ from resumable_llm.core.model import (
     Headers,
     Limits,
     Notice,
+    Past,
     Position,
     Progress,
     Report,
     RequestPlan,
+    Standing,
     from_header,
     origin,
     resolve,
@@ -142,6 +145,7 @@ class Conversation:
         limits: Bounds and times.
         key: The idempotency key that the request carries, for the checkpoint.
         checkpoint: Where an earlier process left off; the first request is then a resume.
+        past: What was delivered up to there, where it is at hand: it is then as if this conversation had done it.
         one_by_one: Give out events one at a time, so that the position is exact at each of them.
         fallback: The ways back that begin another generation, in the order in which they may be tried.
         can_continue: Whether the model goes on from a partial answer; None: go by the table of models.
@@ -157,6 +161,7 @@ class Conversation:
         *,
         key: str | None = None,
         checkpoint: Checkpoint | None = None,
+        past: Past | None = None,
         one_by_one: bool = False,
         fallback: Sequence[Fallback] = (),
         can_continue: bool | None = None,
@@ -170,6 +175,8 @@ class Conversation:
         self._key = key
         self._resumed = checkpoint is not None
         self._start = checkpoint or Checkpoint(dialect.name, request.method, request.url)
+        if past is not None:
+            self._start = replace(self._start, events=0, checksum=0, first_id="")
         self.transcript.whole = self._start.events == 0
 
         # What comes in, what goes out, and what it takes.
@@ -179,10 +186,16 @@ class Conversation:
         self.receive_plain = self._intake.pass_plain  # a chunk that passes as it is needs no more than this
         self._outbox = Outbox(self.transcript, self._intake.head)
         self._account = Account(self.transcript, self._start.events)
+        self._answered = past is not None
+        if past is not None:
+            self.transcript.keep(past.data, past.events)
+            self._account.journaled = past.events
+            self._intake.upstream_error = past.error
         self._times = Times(limits)
         self._location = self._start.location
 
-        self._fallbacks = Fallbacks(fallback, can_continue, limits.max_transcript_bytes, habits)
+        seams = past.seams if past is not None else ()
+        self._fallbacks = Fallbacks(fallback, can_continue, limits.max_transcript_bytes, habits, seams)
         self._way: Way | None = None  # another generation, asked for or under way
         self._seam_told = False
 
@@ -195,8 +208,8 @@ class Conversation:
         # What to do next, and what is known.
         self._standing: Action | None = None
         self._failing: tuple[type[errors.ResumableError], str, BaseException | None] | None = None
-        self._answered = False
         self._stream_gone = False
+        self._is_noted = False
         self._end_is_confirmed = False  # by the server's having nothing more, before the state of the work was asked
         self._then: Callable[[], None] | None = None  # to be done when all that is new has been given out
         self._broken = False  # since the last event: the answer did not end but broke off
@@ -391,6 +404,51 @@ class Conversation:
             complete=self.state is State.ENDED and not self.surfaced and not self._outbox.is_holding,
         )
 
+    def settle(self) -> None:
+        """What was given out counts as delivered, for a caller who keeps it at once."""
+        self._outbox.settle()
+
+    def standing(self, *, summed: bool) -> Standing:
+        """How far the answer has come, behind all that was given out, whether or not the caller surely has it.
+
+        Cheap enough to be asked for at each slice.
+
+        Args:
+            summed: With the sums over what was delivered, for those who will not have it at hand as it was. `settle`
+                first, or they are short of what was given out last.
+        """
+        self._is_noted = True
+        position, handle, seams = self._outbox.reached(self._intake.head), self._intake.handle, self._fallbacks.seams
+        if seams:  # what the server knows by these names is another generation
+            position, handle = Position(offset=position.offset), None
+        standing = Standing(
+            position,
+            self._account.events + self._outbox.events_in_hand,
+            handle,
+            self._location,
+            self.state is State.ENDED and not self._outbox.has_more,
+            seams,
+        )
+        if not (summed and self._intake.is_placed):
+            return standing
+        self._catch_up()
+        ledger = self._intake.ledger
+        return standing._replace(
+            checksum=ledger.checksum,
+            first_id=ledger.first_id,
+            behind_checksum=ledger.behind_checksum(position.behind),
+        )
+
+    @property
+    def request(self) -> RequestPlan:
+        """The request that has started the answer."""
+        return self._request
+
+    @property
+    def key(self) -> str | None:
+        """The idempotency key that it carries."""
+        return self._key
+
     @property
     def report(self) -> Report:
         """What it took so far."""
@@ -402,6 +460,11 @@ class Conversation:
         return self._answered
 
     @property
+    def is_resumable(self) -> bool:
+        """Whether there is a way to the rest of this answer, as things are."""
+        return not isinstance(self._own_way_back(), str)
+
+    @property
     def surfaced(self) -> bool:
         """The first response is no answer that anybody here could read: it is the caller's."""
         return isinstance(self._standing, Surface)
@@ -410,10 +473,10 @@ class Conversation:
     def is_kept_alive_by_us(self) -> bool:
         """Closing the connection now would not stop the generation, and that only because of what `prepare` added.
 
-        Not so once somebody has looked at the checkpoint: they may mean to come back.
+        Not so once somebody has looked at the checkpoint, or has asked how far it has come: they may mean to come back.
         """
-        going = self.state in (State.STREAMING, State.WAITING)
-        return going and not self._intake.one_by_one and self.dialect.detached and self._intake.handle == self._key
+        going = self.state in (State.STREAMING, State.WAITING) and not (self._is_noted or self._intake.one_by_one)
+        return going and self.dialect.detached and self._intake.handle == self._key
 
     @property
     def progress(self) -> Progress:
@@ -629,7 +692,8 @@ class Conversation:
             self._send(event, *way, now)
 
     def _way_back(self) -> tuple[Purpose, RequestPlan] | str:
-        found = "only another generation can follow this one" if self._way is not None else self._own_way_back()
+        joined = self._way is not None or self._fallbacks.seams
+        found = "only another generation can follow this one" if joined else self._own_way_back()
         return (self._other_generation() or found) if isinstance(found, str) else found
 
     def _other_generation(self) -> tuple[Purpose, RequestPlan] | None:
@@ -703,7 +767,8 @@ class Conversation:
     def _ask_again(self, event: Input, now: float) -> None:
         way = self._way_back()
         if isinstance(way, str):
-            self._fail(event, errors.CannotResume, way)
+            kind, why = self._fallbacks.refusal or (errors.CannotResume, way)
+            self._fail(event, kind, why)
         else:
             self._send(event, *way, now)
 

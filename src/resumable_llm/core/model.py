@@ -344,6 +344,7 @@ class Report:
             included; None where it did not tell.
         end_proved: Whether something in the stream, or the server when asked, proved that the answer is complete.
         dialect: The wire protocol that was recognised.
+        journaled: Events of these that were in the journal, so that no server was asked for them.
     """
 
     attempts: int = 0
@@ -359,6 +360,7 @@ class Report:
     input_tokens_sent_again: int | None = 0
     end_proved: bool = False
     dialect: str = ""
+    journaled: int = 0
 
     def summary(self) -> str:
         """In half a sentence."""
@@ -383,6 +385,39 @@ class Report:
         return list(shown.items())
 
 
+class Standing(NamedTuple):
+    """How far an answer has come, behind all that was given out of it; see `Conversation.standing`.
+
+    What is not said of an attribute here is as `Checkpoint` and `Report` have it.
+    """
+
+    position: Position
+    events: int
+    handle: str | None
+    location: str | None
+    complete: bool
+    seams: tuple[Seam, ...]
+    checksum: int = 0
+    first_id: str = ""
+    behind_checksum: int = 0
+
+
+class Past(NamedTuple):
+    """What earlier conversations have delivered of an answer, where it is at hand as it was delivered.
+
+    Attributes:
+        data: All of it.
+        events: How many events that is.
+        seams: Where generations were joined in it.
+        error: Why the answer failed, if it is complete and an event in it says that it did.
+    """
+
+    data: bytes
+    events: int
+    seams: tuple[Seam, ...] = ()
+    error: str | None = None
+
+
 @dataclass(frozen=True)
 class Notice:
     """Something that happened to a stream, for ``on_event`` callbacks. Holds neither text of the answer nor secrets.
@@ -390,7 +425,8 @@ class Notice:
     Attributes:
         kind: ``drop``, ``wait``, ``resume``, ``repeat``, ``confirm`` (whether there is more behind a clean end),
             ``status`` (whether the work is done), ``poll``, ``replay``, ``continue``, ``trial`` (whether the model goes
-            on from a partial answer at all), ``seam`` (another generation fits, and goes on), ``end`` or ``give_up``.
+            on from a partial answer at all), ``seam`` (another generation fits, and goes on), ``journal`` (the journal
+            has given what it had of the answer, or can keep no more of it), ``end`` or ``give_up``.
         attempt: Requests made so far.
         reason: In words.
         seconds: The time to be waited, for ``wait``.

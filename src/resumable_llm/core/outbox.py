@@ -69,7 +69,7 @@ class Outbox:
     @property
     def is_holding(self) -> bool:
         """Whether something is given out or waiting that the caller does not surely have."""
-        return self._in_hand is not None or any(isinstance(action, Deliver) for action in self.waiting)
+        return self._in_hand is not None or self.has_more
 
     def where(self, head: Position) -> tuple[Position, int]:
         """The place up to which the caller surely has everything.
@@ -88,6 +88,26 @@ class Outbox:
         if among > 1:
             return head._replace(offset=head.offset - len(passed)), among
         return head, 0
+
+    def reached(self, head: Position) -> Position:
+        """The place behind all that was given out, whether or not the caller surely has it.
+
+        Args:
+            head: The place behind the last block judged.
+        """
+        if self._in_hand is not None:
+            return self._in_hand.position
+        return self.position if self.has_more else head
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something of the answer has not been given out."""
+        return any(isinstance(action, Deliver) for action in self.waiting)
+
+    @property
+    def events_in_hand(self) -> int:
+        """Events that were given out and do not count as delivered."""
+        return 0 if self._in_hand is None else self._in_hand.events
 
     def last_notices(self) -> list[Notice]:
         """Take what waits, if it is notices alone."""

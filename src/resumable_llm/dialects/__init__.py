@@ -5,6 +5,8 @@ Adding one: a file, and a line in `DIALECTS`. May import the core and nothing el
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from resumable_llm.core.dialect import Dialect, Facts, Finished, PollResult, StillRunning, Unusable
 from resumable_llm.core.events import Fields, encode_event
 from resumable_llm.core.framing import EVENT_STREAM, JSON_LINES, Framing
@@ -24,6 +26,7 @@ from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_responses import OpenAIResponses
 from resumable_llm.dialects.openai_services import SERVICES
 from resumable_llm.dialects.perplexity_agent import PerplexityAgent
+from resumable_llm.dialects.relayed import Relayed
 
 __all__ = [
     "ANY_EVENT_STREAM",
@@ -73,6 +76,10 @@ DIALECTS: tuple[Dialect, ...] = (
 """In the order in which they are asked whether they recognise a request."""
 
 
+_OVER: dict[str, Callable[[Dialect], Dialect]] = {"llama_cpp": LlamaCpp, "relay": Relayed}
+"""Servers that keep what they say in the format of any other dialect."""
+
+
 def recognise(request: RequestPlan) -> Dialect | None:
     """The dialect that a request will be answered in as a stream, or None if it asks for no stream."""
     return next((dialect for dialect in DIALECTS if dialect.recognises(request)), None)
@@ -86,8 +93,8 @@ def named(name: str) -> Dialect:
     """
     outer, _, inner = name.partition("/")
     for dialect in DIALECTS:
-        if inner and outer == "llama_cpp" and dialect.name == inner:
-            return LlamaCpp(dialect)
+        if inner and outer in _OVER and dialect.name == inner:
+            return _OVER[outer](dialect)
         if dialect.name == name:
             return dialect
     raise ValueError(f"unknown dialect {name!r}; known: {', '.join(sorted(each.name for each in DIALECTS))}")

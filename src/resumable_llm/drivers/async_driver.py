@@ -116,6 +116,54 @@ class AsyncDriver:
         finally:
             await self._let_go()
 
+    async def pour(self, take: Callable[[bytes], object]) -> None:
+        """Hand over what `slices` gives, each slice as soon as it is there.
+
+        Where the exchange can do without a task between the socket and `take`, there is none: then it is the event loop
+        that calls `take`.
+
+        Args:
+            take: Given each slice. What it raises is raised here.
+
+        Raises:
+            ResumableError: The answer cannot be completed.
+        """
+        conversation, passes = self.conversation, self.conversation.receive_plain
+
+        def next_action() -> Action:
+            while isinstance(action := conversation.next_action(), (Deliver, Notify)):
+                if isinstance(action, Deliver):
+                    take(action.data)
+                else:
+                    tell(self._on_event, action.notice)
+            return action
+
+        def receive(chunk: bytes) -> bool:
+            if passes(chunk):
+                take(chunk)
+                return not self._closed
+            conversation.receive_data(chunk, self._clock())
+            return isinstance(next_action(), Read) and not self._closed
+
+        try:
+            while not self._closed:
+                action = next_action()
+                if isinstance(action, Finish):
+                    await self._drain()
+                    return
+                if not isinstance(action, Read):
+                    await self._perform(action)
+                    continue
+                try:
+                    ended = self.exchange is None or await self.exchange.pour(receive)
+                except self._errors as error:
+                    await self._failed(error)
+                else:
+                    if ended:
+                        await self._end_of_body()
+        finally:
+            await self._let_go()
+
     async def aclose(self) -> None:
         """Let go of the connection, also from another task while a read or a backoff is blocked."""
         self._closed = True

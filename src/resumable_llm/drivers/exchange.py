@@ -61,6 +61,20 @@ class AsyncExchange:
     body: AsyncIterator[bytes]
     aclose: Callable[[], Awaitable[object]]
 
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand over the body's pieces as they come.
+
+        Args:
+            take: Given each, says whether it wants more. What it raises is raised here.
+
+        Returns:
+            Whether the body has ended.
+        """
+        async for chunk in self.body:
+            if not take(chunk):
+                return False
+        return True
+
 
 Opener = Callable[[Send], Exchange]
 AsyncOpener = Callable[[Send], Awaitable[AsyncExchange]]

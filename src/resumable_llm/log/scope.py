@@ -36,6 +36,11 @@ def fingerprint_of(secret: bytes, method: str, path: bytes, query: bytes, body: 
     return _digest(secret, b"request", method.encode(), path, kept, body)
 
 
+def credentials_in(query: bytes) -> bytes:
+    """The fields of a query that are credentials, as they are."""
+    return b"&".join(raw for name, _, raw in _fields(query) if name in _FIELDS)
+
+
 def _fields(query: bytes) -> list[tuple[bytes, bytes, bytes]]:
     """Name, value and raw text of each field."""
     fields = []

@@ -3,8 +3,9 @@
     POST   /any/path                     passed on; an event stream gets ids, a Location and an Idempotency-Key
     PUT    /_streams/{uuid}/{any path}   the same as a resource: 201 the first time, 200 after
     GET    /_streams/{id}                the events behind Last-Event-ID or ?after=, then live; as JSON: its state
-    DELETE /_streams/{id}                stops the generation
-    GET    /_health, /_ready             for whoever runs it
+    GET    /_streams/{id}/ws             the same over WebSocket
+    DELETE /_streams/{id}                stops the generation; forgets what has ended
+    GET    /_health, /_ready, /metrics   for whoever runs it
 
 What a caller may see is decided in `_find` and `_call` alone: every look into the store is made in the caller's scope.
 """
@@ -20,9 +21,10 @@ import sys
 import time
 import uuid
 from collections import OrderedDict
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 import aiohttp
@@ -32,17 +34,23 @@ from resumable_llm.core.model import RequestPlan
 from resumable_llm.core.partial import partial_of
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import EVENT_STREAM, named, recognise
-from resumable_llm.log.errors import Ahead, BadCursor, Expired, KeyReused, LogError, Missing, StoreFull
+from resumable_llm.log.errors import Ahead, BadCursor, Expired, KeyReused, LogEnded, LogError, Missing, StoreFull
 from resumable_llm.log.model import Cursor, Head, Log, State, Store
 from resumable_llm.log.scope import fingerprint_of, scope_of
 from resumable_llm.relay.frames import error_object
-from resumable_llm.relay.generation import Generation
+from resumable_llm.relay.generation import STOPPED, Generation
 from resumable_llm.relay.messages import Client, Inbound, Pairs, Receive, Refused, Scope, downward
 from resumable_llm.relay.messages import Send as SendMessage
+from resumable_llm.relay.metrics import Metrics
 from resumable_llm.relay.reader import read_log
+from resumable_llm.relay.revival import revival_of
 from resumable_llm.relay.settings import RelaySettings
+from resumable_llm.relay.websocket import Socket
 from resumable_llm.transports.aiohttp import ERRORS, AiohttpExchange, new_session, open_exchange
 from resumable_llm.transports.call import new_key
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _logger = logging.getLogger("resumable_llm.relay")
 
@@ -53,6 +61,10 @@ _AFTER = re.compile(rb"(?:^|&)after=([^&]*)")
 _NOT_STORED = (b"x-relay-store", b"none")
 _SWEEP_SECONDS = 30.0
 _MAX_REMEMBERED = 10_000
+
+
+class Moved(Exception):
+    """An answer can go on, but not here and now: its readers are to come back, to this relay or another."""
 
 
 @dataclass(frozen=True)
@@ -89,28 +101,39 @@ class Relay:
         self._remembered: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Logs that were here, so that one that has gone is told from one that never was."""
         self._closing = False
+        self._metrics = Metrics(self._running)
 
     async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1003})
-        else:
-            client = Client(receive, send, self._settings.send_seconds)
-            try:
-                await self._serve(scope, client)
-            except Refused as error:
-                body = error_object("relay_refused", error.code, str(error))
-                await client.answer(error.status, body, error.headers)
-            except LogError as error:
-                refused = _refusal(error)
-                await client.answer(refused.status, error_object("relay_refused", refused.code, str(refused)))
-            except TimeoutError:
-                _logger.warning("relay.slow_reader")  # the server closes a connection whose answer was not finished
-            finally:
-                client.close()
+            return
+        socket = Socket(scope, receive, send) if scope["type"] == "websocket" else None
+        if socket is not None:
+            receive, send = socket.receive, socket.send
+        client = Client(receive, send, self._settings.send_seconds)
+        try:
+            await (self._serve(scope, client) if socket is None else self._serve_socket(socket, client))
+        except (Refused, LogError) as error:
+            self._metrics.note_failure(error)
+            refused = error if isinstance(error, Refused) else _refusal(error)
+            self._metrics.note_refusal(refused.code)
+            body = error_object("relay_refused", refused.code, str(refused))
+            await client.answer(refused.status, body, refused.headers)
+        # The server closes a connection whose answer was not finished.
+        except TimeoutError:
+            _logger.warning("relay.slow_reader")
+        except Moved:
+            _logger.info("relay.moved")
+            if socket is not None:
+                await client.write(b"", more=False)
+        finally:
+            client.close()
+
+    @property
+    def running(self) -> int:
+        """How many answers are being generated."""
+        return len(self._running)
 
     async def drain(self) -> None:
         """Take no new requests, and let answers go on for as long as the settings say; then interrupt them."""
@@ -163,6 +186,11 @@ class Relay:
         if inbound.path == b"/_ready":
             await client.answer(503 if self._closing else 200, {"running": len(self._running)})
             return
+        if inbound.path == b"/metrics":
+            body, content_type = self._metrics.exposition(inbound.header(b"accept") or "")
+            await client.start(200, [(b"content-type", content_type), (b"content-length", b"%d" % len(body))])
+            await client.write(body, more=False)
+            return
         caller = scope_of(self._secret, inbound.headers, inbound.query)
         if not inbound.path.startswith(b"/_"):
             await self._call(inbound, client, caller, inbound.path)
@@ -171,6 +199,8 @@ class Relay:
         if found is None:
             raise Refused(404, "not_found", "there is nothing here")
         name, rest = found[1].decode(), found[2]
+        if rest == b"/ws" and inbound.method == "GET":
+            raise Refused(426, "upgrade_required", "this is for WebSocket", [(b"upgrade", b"websocket")])
         if rest is not None:
             if inbound.method != "PUT" or _UUID.fullmatch(name) is None:
                 raise Refused(405, "not_allowed", "PUT /_streams/{uuid}/{path} is all there is", [(b"allow", b"PUT")])
@@ -182,6 +212,25 @@ class Relay:
         else:
             raise Refused(405, "not_allowed", "GET or DELETE", [(b"allow", b"GET, DELETE")])
 
+    async def _serve_socket(self, socket: Socket, client: Client) -> None:
+        self._start()
+        await socket.open()
+        inbound = Inbound(socket.request)
+        found = _OURS.fullmatch(inbound.path)
+        if found is None or found[2] != b"/ws":
+            raise Refused(404, "not_found", "what speaks WebSocket is /_streams/{id}/ws")
+        if socket.is_hijacked:
+            raise Refused(403, "foreign_origin", "a page of another origin must offer its credential as a subprotocol")
+        if self._metrics.sockets >= self._settings.max_sockets:
+            raise Refused(503, "busy", "there are as many WebSockets as there may be", [(b"retry-after", b"5")])
+        self._metrics.sockets += 1
+        try:
+            log = await self._find(scope_of(self._secret, inbound.headers, inbound.query), found[1].decode())
+            socket.reads(log, _cursor_in(inbound))
+            await self._tell(log, inbound, client, 200)
+        finally:
+            self._metrics.sockets -= 1
+
     # Requests for the upstream
 
     async def _call(self, inbound: Inbound, client: Client, caller: str, path: bytes, name: str | None = None) -> None:
@@ -189,6 +238,12 @@ class Relay:
         body = await client.body(settings.max_request_bytes, settings.request_seconds)
         method = inbound.method if name is None else "POST"
         query = b"?" + inbound.query if inbound.query else b""
+        meant_for = inbound.header(b"relay-upstream")
+        if meant_for is not None:
+            try:
+                path = settings.behind_upstream(meant_for, path.decode("ascii")).encode("ascii")
+            except ValueError as error:
+                raise Refused(421, "wrong_upstream", str(error)) from None
         plan = RequestPlan(method, f"{settings.upstream}{(path + query).decode('ascii')}", inbound.upward(), body)
         if inbound.forbids_store:
             if name is not None:
@@ -207,7 +262,7 @@ class Relay:
         with generation.reading():
             there = await client.wait_for(generation.begun)
         if generation.log is not None and there:
-            await self._tell(generation.log, inbound, client, 200 if name is None else 201)
+            await self._tell(generation.log, inbound, client, 200 if name is None else 201, plan)
         elif not there:
             generation.disown()
         elif generation.response is not None:
@@ -218,15 +273,15 @@ class Relay:
     async def _join(self, ask: _Ask, key: str, inbound: Inbound, client: Client) -> bool:
         """Serve a request that has been made before, or is being made; False if there is none such."""
         while True:
-            log = self._store.by_key(ask.caller, key)
-            asked = self._asked.get((ask.caller, key))
+            log = await self._ask(self._store.by_key, ask.caller, key)
+            asked = self._asked.get((ask.caller, key))  # only now: somebody may have asked meanwhile
             known = log.head.fingerprint if log is not None else asked.fingerprint if asked is not None else None
             if known is None:
                 return False
             if known != ask.fingerprint:
                 raise _refusal(KeyReused())
             if log is not None:
-                await self._tell(log, inbound, client, 200)
+                await self._tell(log, inbound, client, 200, ask.plan)
                 return True
             assert asked is not None
             with asked.reading():
@@ -243,13 +298,13 @@ class Relay:
         dialect = recognise(plan)
         if dialect is not None and dialect.framing is not EVENT_STREAM:
             dialect = None  # JSON, an object a line, has no room for ids: passed on as it is
-        own = key or new_key()
+        own, asked_at = key or new_key(), asyncio.get_running_loop().time()
         if key is not None:
             plan = plan.with_headers(("Idempotency-Key", key))
         if dialect is not None:
             plan = dialect.prepare(plan, own)
 
-        def begin_log(exchange: AiohttpExchange, dialect_name: str) -> tuple[Log, bool]:
+        async def begin_log(exchange: AiohttpExchange, dialect_name: str) -> tuple[Log, bool]:
             head = Head(
                 id=str(uuid.uuid4()) if key is None or _UUID.fullmatch(key) is None else key,
                 scope=ask.caller,
@@ -265,10 +320,11 @@ class Relay:
                 ttl=self._settings.ttl,
                 upstream=json.dumps({"dialect": dialect_name}),
             )
-            log, new = self._store.begin(head)
+            log, new = await self._ask(self._store.begin, head)
             if new:
                 self._by_log[ask.caller, log.head.id] = generation
                 self._remember((ask.caller, log.head.id))
+                self._metrics.await_first_event(log, asked_at)
             return log, new
 
         generation = Generation(
@@ -279,19 +335,68 @@ class Relay:
             settings=self._settings,
             open_=self._open,
             begin_log=begin_log,
+            noted=self._store.survives,
+            shared=self._store.remote,
         )
-        self._running.add(generation)
         if key is not None and dialect is not None:
             self._asked[ask.caller, key] = generation
-        generation.task.add_done_callback(lambda _: self._ended(generation, ask))
+        self._run(generation, ask.caller)
+        generation.task.add_done_callback(lambda _: self._forget(generation, ask))
         return generation
 
-    def _ended(self, generation: Generation, ask: _Ask) -> None:
-        self._running.discard(generation)
-        self._forget(generation, ask)
-        found = (ask.caller, generation.log.head.id if generation.log is not None else "")
-        if self._by_log.get(found) is generation:
-            del self._by_log[found]
+    def _run(self, generation: Generation, caller: str) -> None:
+        def ended(_: object) -> None:
+            self._running.discard(generation)
+            self._metrics.note_end(generation)
+            found = (caller, generation.log.head.id if generation.log is not None else "")
+            if self._by_log.get(found) is generation:
+                del self._by_log[found]
+
+        self._running.add(generation)
+        generation.task.add_done_callback(ended)
+
+    async def _go_on(self, log: Log, inbound: Inbound, again: RequestPlan | None) -> bool:
+        """Have an interrupted answer go on, if it can.
+
+        Args:
+            log: The log.
+            inbound: The request of a reader.
+            again: The request for the upstream, where the reader makes the same one again.
+
+        Returns:
+            Whether it does, or has ended meanwhile.
+
+        Raises:
+            Moved: It can, but not here.
+        """
+        found = revival_of(log, inbound, again, self._settings.upstream)
+        if found is None:
+            return False
+        if self._closing or len(self._running) >= self._settings.max_streams:
+            raise Moved
+        try:
+            await self._ask(log.reopen)
+        except LogEnded:
+            return True  # somebody else was faster; the log's readers will hear of it
+        except LogError:
+            return False
+        head = log.head
+        generation = Generation(
+            found.plan,
+            found.dialect,
+            fingerprint=head.fingerprint,
+            key=head.key,
+            settings=self._settings,
+            open_=self._open,
+            begin_log=_begun_before,
+            log=log,
+            checkpoint=found.checkpoint,
+            noted=True,
+            shared=self._store.remote,
+        )
+        self._by_log[head.scope, head.id] = generation
+        self._run(generation, head.scope)
+        return True
 
     def _forget(self, generation: Generation, ask: _Ask) -> None:
         found = (ask.caller, ask.key or "")
@@ -331,8 +436,19 @@ class Relay:
 
     # What is kept
 
-    async def _tell(self, log: Log, inbound: Inbound, client: Client, status: int, *, is_call: bool = True) -> None:
-        """Send a log from where the caller wants it."""
+    async def _tell(
+        self, log: Log, inbound: Inbound, client: Client, status: int, again: RequestPlan | None = None
+    ) -> None:
+        """Send a log from where the caller wants it.
+
+        Args:
+            log: The log.
+            inbound: The caller's request.
+            client: The caller.
+            status: Of the response.
+            again: The request for the upstream, where the caller asks for the answer by making it.
+        """
+        is_call = again is not None
         head = log.head
         after = _after(log, inbound)
         if after and not is_call and after == log.last and log.state not in (State.RUNNING, State.INTERRUPTED):
@@ -348,15 +464,29 @@ class Relay:
             (b"cache-control", b"no-cache, no-transform"),
             (b"x-accel-buffering", b"no"),
         ]
-        google = is_call and _dialect_of(log) == "gemini_generate"
-        with nullcontext() if generation is None else generation.reading():
-            await read_log(log, after, client, status, headers, google=google)
+        google = (is_call or b"ids=none" in inbound.query) and _dialect_of(log) == "gemini_generate"
+        with ExitStack() as stack:
+            if generation is not None:
+                stack.enter_context(generation.reading())
+
+            async def go_on() -> bool:
+                goes_on = await self._go_on(log, inbound, again)
+                revived = self._by_log.get((head.scope, head.id))
+                if revived is not None:
+                    stack.enter_context(revived.reading())
+                return goes_on
+
+            self._metrics.readers += 1
+            try:
+                await read_log(log, after, client, status, headers, google=google, go_on=go_on)
+            finally:
+                self._metrics.readers -= 1
 
     async def _show(self, inbound: Inbound, client: Client, caller: str, name: str) -> None:
-        log = self._find(caller, name)
+        log = await self._find(caller, name)
         asked_for = _cursor_in(inbound)
         if asked_for or not inbound.accepts("application/json") or inbound.accepts("text/event-stream"):
-            await self._tell(log, inbound, client, 200, is_call=False)
+            await self._tell(log, inbound, client, 200)
             return
         generation = self._by_log.get((caller, name))
         await client.answer(
@@ -376,15 +506,26 @@ class Relay:
         )
 
     async def _stop(self, client: Client, caller: str, name: str) -> None:
-        self._find(caller, name)
+        log = await self._find(caller, name)
         generation = self._by_log.get((caller, name))
         if generation is not None:
-            await generation.stop(State.CANCELLED, "cancelled", "the answer was stopped, as its owner asked")
+            await generation.stop(State.CANCELLED, "cancelled", STOPPED)
+        elif log.state is State.RUNNING:  # another relay generates it, and will notice
+            await self._ask(log.end, State.CANCELLED, STOPPED)
+        else:
+            with suppress(Missing):  # somebody else was faster
+                await self._ask(self._store.delete, caller, name)
         await client.answer(204)
 
-    def _find(self, caller: str, name: str) -> Log:
+    async def _ask(self, question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask the store; in a thread, if it is on another machine."""
+        if self._store.remote:
+            return await asyncio.to_thread(question, *args, **kwargs)
+        return question(*args, **kwargs)
+
+    async def _find(self, caller: str, name: str) -> Log:
         try:
-            return self._store.find(caller, name)
+            return await self._ask(self._store.find, caller, name)
         except Expired:
             raise Refused(410, "expired", "the stream was kept long enough") from None
         except Missing:
@@ -401,8 +542,9 @@ class Relay:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
-                self._store.sweep(time.time())
-            except LogError:
+                await self._ask(self._store.sweep, time.time())
+            except LogError as error:
+                self._metrics.note_failure(error)
                 _logger.exception("relay.sweep")
 
 
@@ -425,7 +567,7 @@ def _after(log: Log, inbound: Inbound) -> int:
 
 
 def _dialect_of(log: Log) -> str:
-    found = json.loads(log.upstream)["dialect"]
+    found = json.loads(log.head.upstream)["dialect"]
     assert isinstance(found, str)
     return found
 
@@ -438,6 +580,10 @@ def _partial(log: Log) -> Any:
         transcript.keep(piece.data, piece.last - after)
         after = piece.last
     return partial_of(named(_dialect_of(log)), transcript)
+
+
+async def _begun_before(_exchange: AiohttpExchange, _dialect: str) -> tuple[Log, bool]:
+    raise AssertionError("it has its log")
 
 
 _REFUSALS: tuple[tuple[tuple[type[Exception], ...], int, str, str], ...] = (
@@ -454,6 +600,6 @@ def _refusal(failure: Exception | None) -> Refused:
     """What to answer where there is no answer."""
     for kinds, status, code, message in _REFUSALS:
         if isinstance(failure, kinds):
-            return Refused(status, code, message)
+            return Refused(status, code, message, [(b"retry-after", b"5")] if status == 503 else ())
     _logger.error("relay.bug", exc_info=failure)
     return Refused(500, "internal_error", "the relay failed; its log says why")

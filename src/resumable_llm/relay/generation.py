@@ -11,13 +11,14 @@ import logging
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import ResumableError
 from resumable_llm.core.framing import EVENT_STREAM
 from resumable_llm.core.machine import Conversation
-from resumable_llm.core.model import Notice, RequestPlan
+from resumable_llm.core.model import Checkpoint, Notice, Report, RequestPlan
+from resumable_llm.core.notes import Notes
 from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.log.errors import LogError
@@ -30,11 +31,12 @@ from resumable_llm.transports.call import limits_of
 _logger = logging.getLogger("resumable_llm.relay")
 
 Open = Callable[..., Awaitable[AiohttpExchange]]
-BeginLog = Callable[[AiohttpExchange, str], "tuple[Log, bool]"]
+BeginLog = Callable[[AiohttpExchange, str], Awaitable["tuple[Log, bool]"]]
 """Begins the log of an answer, given the response and the dialect's name; as `Store.begin`."""
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 _NOBODY = "nobody has read the answer, so it was stopped"
+STOPPED = "the answer was stopped, as its owner asked"
 
 
 class Generation:
@@ -48,6 +50,10 @@ class Generation:
         settings: The relay's.
         open_: Sends a request; see `open_exchange`.
         begin_log: Called once the answer has begun.
+        log: The log of an answer that was interrupted and reopened; then the first request is a resume.
+        checkpoint: Where that log ends.
+        noted: The log outlives this process, so it is noted in it where to go on.
+        shared: Another relay may end the log.
     """
 
     def __init__(
@@ -60,26 +66,40 @@ class Generation:
         settings: RelaySettings,
         open_: Open,
         begin_log: BeginLog,
+        log: Log | None = None,
+        checkpoint: Checkpoint | None = None,
+        noted: bool = False,
+        shared: bool = False,
     ) -> None:
         self.fingerprint = fingerprint
         self.readers = 0
         self.begun = asyncio.Event()
         """Set once there is a log, a response that is no stream, or a failure."""
-        self.log: Log | None = None
+        self.log = log
         self.response: AiohttpExchange | None = None
         """The upstream's answer, if it is no event stream; for whoever asked first."""
         self.failure: Exception | None = None
+        """Why there is no answer, or why it could not be kept any more."""
+        self.outcome: State | None = None
+        """How it has ended, if it was this that ended it."""
         self._plan = plan
         self._dialect = dialect
         self._settings = settings
         self._open = open_
         self._begin_log = begin_log
+        self._shared = shared
+        self._resumes = checkpoint is not None
         self._stopped = False
         self._disowned = False
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         policy = settings.policy
-        talk = Conversation(plan, dialect or ANY_EVENT_STREAM, policy.backoff, limits_of(policy), key=key)
+        talk = Conversation(
+            plan, dialect or ANY_EVENT_STREAM, policy.backoff, limits_of(policy), key=key, checkpoint=checkpoint
+        )
+        self._notes = Notes(talk) if noted else None
+        self._slices = 0
+        self._worth_noting = False
         self._driver = AsyncDriver(talk, open_, ERRORS, FAMILY_ERROR, on_event=self._note)
         self.task = asyncio.create_task(self._run())
 
@@ -124,11 +144,13 @@ class Generation:
             _logger.warning("relay.not_told id=%s error=%s", self._id, type(error).__name__)
         if not self.begun.is_set():
             self.task.cancel()
-        await asyncio.wait({self.task})
+        if asyncio.current_task() is not self.task:
+            await asyncio.wait({self.task})
 
     async def _run(self) -> None:
         try:
-            await self._begin()
+            if self.log is None:
+                await self._begin()
         except asyncio.CancelledError:
             self.failure = ConnectionAbortedError("the request was given up before it was answered")
         except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told
@@ -136,7 +158,12 @@ class Generation:
         finally:
             self.begun.set()
         if self.log is not None and not self._stopped:
-            await self._fill(self.log)
+            unsubscribe = self._watch(self.log) if self._shared else None
+            try:
+                await self._fill(self.log)
+            finally:
+                if unsubscribe is not None:
+                    unsubscribe()
         self._cancel_timer()
 
     async def _begin(self) -> None:
@@ -151,7 +178,7 @@ class Generation:
             return
         self._driver.adopt(exchange)
         try:
-            self.log, new = self._begin_log(exchange, self._driver.conversation.dialect.name)
+            self.log, new = await self._begin_log(exchange, self._driver.conversation.dialect.name)
         except LogError:
             await self._driver.cancel()
             raise
@@ -164,15 +191,17 @@ class Generation:
         talk = self._driver.conversation
         _logger.info("relay.begun id=%s dialect=%s", self._id, talk.dialect.name)
         try:
+            if self._resumes and not await self._driver.begin():
+                self._end(State.FAILED, "cannot_resume", "the upstream has refused to go on")
+                return
             async for data in self._driver.slices():
                 if frames := frames_of(split(data)):
-                    log.append(frames, wait=False)
+                    log.append(frames, note=self._note_now(), wait=False)
         except ResumableError as error:
             self._end(State.FAILED, _WORD.sub("_", type(error).__name__).lower(), str(error))
         except LogError as error:
-            if not self._stopped:
-                self._end(State.FAILED, "not_kept", str(error))
-                await self._driver.cancel()
+            self.failure = error
+            await self._lose(log, str(error))
         except Exception:  # a bug of ours must not leave readers waiting for ever
             _logger.exception("relay.bug id=%s", self._id)
             self._end(State.FAILED, "internal_error", "the relay failed; its log says why")
@@ -183,6 +212,41 @@ class Generation:
                 proved = "" if talk.report.end_proved else "nothing proves that the answer is complete"
                 self._end(State.COMPLETE, "", proved)
 
+    def _note_now(self) -> str | None:
+        """Where the answer stands, if that would be of use to anybody who goes on with it."""
+        if self._notes is None:
+            return None
+        self._slices += 1
+        # Some have a way back from the first event on, and some never: asked at the 1st, 2nd, 4th, 8th slice and so on.
+        if not self._worth_noting and not self._slices & (self._slices - 1):
+            talk = self._driver.conversation
+            talk.settle()
+            self._worth_noting = talk.is_resumable
+        return self._notes.now() if self._worth_noting else None
+
+    def _watch(self, log: Log) -> Callable[[], None]:
+        """Notice when another relay has ended the log, or has it now."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            if log.state is not State.RUNNING and not self._stopped and self._ending is None:
+                self._ending = asyncio.create_task(self._lose(log, "another relay has it"))
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has ended, and the generation with it
+                loop.call_soon_threadsafe(look)
+
+        return log.subscribe(wake)
+
+    async def _lose(self, log: Log, why: str) -> None:
+        """Nothing more can be written."""
+        if self._stopped:
+            return
+        if log.state is State.INTERRUPTED:  # another relay has it now, and goes on with the upstream's work
+            await self.interrupt(why)
+        else:
+            await self.stop(State.FAILED, "not_kept", why)
+
     def _end(self, state: State, code: str, reason: str) -> None:
         if self.log is None:
             return
@@ -191,8 +255,9 @@ class Generation:
                 self.log.append([error_frame(code, reason, google=self.is_google)], wait=False)
             except LogError:
                 state = State.INTERRUPTED  # whose readers are told by the relay itself
-        self.log.end(state, reason)
-        _logger.info("relay.ended id=%s state=%s events=%d", self._id, state.value, self.log.last)
+        if self.log.end(state, reason):
+            self.outcome = state
+            _logger.info("relay.ended id=%s state=%s events=%d", self._id, state.value, self.log.last)
 
     def _abandon(self) -> None:
         self._ending = asyncio.create_task(self.stop(State.ABANDONED, "abandoned", _NOBODY))
@@ -201,6 +266,11 @@ class Generation:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    @property
+    def report(self) -> Report:
+        """What it took so far."""
+        return self._driver.conversation.report
 
     @property
     def is_google(self) -> bool:
@@ -213,9 +283,9 @@ class Generation:
 
     def _note(self, notice: Notice) -> None:
         _logger.info(
-            "relay.%s id=%s attempt=%d events=%d seconds=%.1f",
-            notice.kind,
+            "relay.upstream id=%s kind=%s attempt=%d events=%d seconds=%.1f",
             self._id,
+            notice.kind,
             notice.attempt,
             notice.events,
             notice.seconds,

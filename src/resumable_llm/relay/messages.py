@@ -26,7 +26,15 @@ _HOP_BY_HOP = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     }
 )
-_NOT_UPWARD = _HOP_BY_HOP | {b"host", b"content-length", b"expect", b"forwarded", b"x-real-ip", b"via"}
+_NOT_UPWARD = _HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"relay-upstream",
+    b"x-real-ip",
+    b"via",
+}
 # What is true of the upstream's own origin, or of the moment; a cookie would be somebody's, and answers are kept.
 _NOT_DOWNWARD = _HOP_BY_HOP | {b"alt-svc", b"date", b"server", b"set-cookie", b"strict-transport-security"}
 _TARGET = re.compile(rb"/[!-\"$->@-~]*")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 
 from resumable_llm.log.errors import LogError
 from resumable_llm.log.model import Log, State
@@ -16,7 +17,20 @@ from resumable_llm.relay.messages import Client, Pairs
 INTERRUPTED = "the relay was stopped while the answer was generated, and the rest of it is not here"
 
 
-async def read_log(log: Log, after: int, client: Client, status: int, headers: Pairs, *, google: bool = False) -> None:
+async def _never() -> bool:
+    return False
+
+
+async def read_log(
+    log: Log,
+    after: int,
+    client: Client,
+    status: int,
+    headers: Pairs,
+    *,
+    google: bool = False,
+    go_on: Callable[[], Awaitable[bool]] = _never,
+) -> None:
     """Send a log's events behind a number, and go on as it grows.
 
     Args:
@@ -26,6 +40,7 @@ async def read_log(log: Log, after: int, client: Client, status: int, headers: P
         status: Of the response.
         headers: Of the response.
         google: Leave out the ids, which google-genai cannot read.
+        go_on: Asked when the answer is found interrupted: whether it goes on, so that there will be more to read.
     """
     loop, here = asyncio.get_running_loop(), threading.get_ident()
     news = asyncio.Event()
@@ -55,6 +70,10 @@ async def read_log(log: Log, after: int, client: Client, status: int, headers: P
                 await news.wait()
             else:
                 if state is State.INTERRUPTED:
+                    if await go_on():
+                        if log.state is State.INTERRUPTED:  # it takes a moment until readers may know
+                            await news.wait()
+                        continue
                     last = error_frame("interrupted", INTERRUPTED, google=google)
                 break
         if not client.gone:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from resumable_llm.core.model import origin
+from resumable_llm.local.announcement import LOOPBACK
 from resumable_llm.policy import RetryPolicy
 
 OnDisconnect = Literal["continue", "cancel"]
 
 _TIMES = ("ttl", "request_seconds", "send_seconds")
-_COUNTS = ("max_request_bytes", "max_streams", "max_readers")
+_COUNTS = ("max_request_bytes", "max_streams", "max_readers", "max_sockets")
 _MIN_SECRET = 16
 
 
@@ -31,6 +33,7 @@ class RelaySettings:
         max_request_bytes: The largest body of a request.
         max_streams: How many answers may be generated at once.
         max_readers: How many may read one answer at once.
+        max_sockets: How many WebSockets may be open at once, which servers seldom bound.
         request_seconds: How long the body of a request may take to come.
         send_seconds: How long a reader may take for what is sent at once, 256 KiB at most.
         shutdown_seconds: How long answers may go on when the relay shuts down.
@@ -48,6 +51,7 @@ class RelaySettings:
     max_request_bytes: int = 32 * 1024 * 1024
     max_streams: int = 1000
     max_readers: int = 1000
+    max_sockets: int = 10_000
     request_seconds: float = 60.0
     send_seconds: float = 60.0
     shutdown_seconds: float = 10.0
@@ -68,10 +72,33 @@ class RelaySettings:
         if self.secret is not None and len(self.secret) < _MIN_SECRET:
             raise ValueError(f"secret must have {_MIN_SECRET} bytes or more")
 
+    def behind_upstream(self, meant_for: str, path: str) -> str:
+        """What of a path is behind the upstream's own.
+
+        Args:
+            meant_for: The origin that a request was meant for, as its client says.
+            path: Its path there, the whole.
+
+        Raises:
+            ValueError: That is not where this relay leads to.
+        """
+        within = urlsplit(self.upstream).path
+        if _origin(meant_for) != _origin(self.upstream) or not f"{path}/".startswith(f"{within}/"):
+            raise ValueError(
+                f"this relay stands in front of {self.upstream}, and the request was meant for {meant_for}{path}"
+            )
+        return path[len(within) :]
+
     @property
     def patience(self) -> float | None:
         """How long an answer that nobody reads is let run; None: to its end."""
         return 0.0 if self.on_disconnect == "cancel" else self.abandon_after
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """The origin, with one name for this machine."""
+    scheme, host, port = origin(url)
+    return scheme, "localhost" if host in LOOPBACK else host, port
 
 
 def _shown(url: str) -> str:

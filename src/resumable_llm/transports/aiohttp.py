@@ -43,7 +43,91 @@ class AiohttpExchange(AsyncExchange):
     close: Callable[[], object]
 
 
-def new_session() -> aiohttp.ClientSession:
+class _Response(AiohttpExchange):
+    """A response of aiohttp's.
+
+    Args:
+        response: It.
+        silence: How long its body may be silent, in seconds.
+        decoded: Whether aiohttp decodes the body.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, silence: float | None, *, decoded: bool) -> None:
+        self._response = response
+        self._silence = silence
+        self._tap: _Tap | None = None
+        pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
+        headers = {name.lower(): value for name, value in pairs}
+        body = response.content.iter_any()
+        super().__init__(response.status, headers, body, self._aclose, pairs, decoded, self._close)
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        self._tap = tap = _Tap(self._response, self._silence, take)
+        try:
+            return await tap.over
+        finally:
+            tap.remove()
+
+    async def _aclose(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self._response.close()
+        if self._tap is not None:
+            self._tap.look()
+
+
+class _Tap(asyncio.Protocol):
+    """Stands between a connection and aiohttp, and hands over what has come in the very callback that has brought it.
+
+    A task that waits for each piece would cost a future, a turn of the event loop and a system call for each, which is
+    as much as everything that the relay does about an event.
+
+    Args:
+        response: Whose connection.
+        silence: How long it may be silent, in seconds.
+        take: Given each piece, says whether it wants more.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, silence: float | None, take: Callable[[bytes], bool]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[bool] = self._loop.create_future()
+        """Done when the body has ended (True), when no more is wanted (False), or with what went wrong."""
+        self._content = response.content
+        self._take = take
+        self._silence = silence
+        self._heard = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        connection = response.connection  # None: all of it has come
+        self._transport = None if connection is None else connection.transport
+        self._inner = None if connection is None else connection.protocol
+        if self._transport is not None and self._inner is not None:
+            self._transport.set_protocol(self)
+            if silence is not None:
+                # Theirs is set anew for each piece.
+                self._inner.read_timeout = None
+                self._timer = self._loop.call_later(silence, self._check)
+        self.look()
+
+    def look(self) -> None:
+        """Hand over what is there."""
+        over, read = self.over, self._content.read_nowait
+        self._heard = self._loop.time()
+        try:
+            while not over.done() and (data := read()):
+                if not self._take(data):
+                    self._end(lambda: over.set_result(False))
+            if not over.done() and self._content.at_eof():
+                self._end(lambda: over.set_result(True))
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            self._fail(error)
+
+    def remove(self) -> None:
+        """Let aiohttp have its connection again, at once: at the end of a body another request may get it."""
+        ...
+ -> aiohttp.ClientSession:
     """A session for the requests of many callers: it keeps no cookies and has no bound on connections."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
@@ -75,12 +159,7 @@ async def open_exchange(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
     )
 
-    async def aclose() -> None:
-        response.close()
-
-    pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
-    headers = {name.lower(): value for name, value in pairs}
-    return AiohttpExchange(response.status, headers, response.content.iter_any(), aclose, pairs, decode, response.close)
+    return _Response(response, silence, decoded=decode)
 
 
 def opener(

@@ -68,6 +68,8 @@ class Call:
     key: str | None
     fingerprint: str = ""
     """The same for an SDK's repeat of the same request; empty if the caller has named the call."""
+    upstream: str = ""
+    """The origin that it was meant for, if it goes to a relay; otherwise empty."""
 
 
 class Calls:

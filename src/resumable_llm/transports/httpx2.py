@@ -20,11 +20,14 @@ from resumable_llm.drivers.handle import AsyncHandle, Handle
 from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.policy import RetryPolicy, policy_or_default
 from resumable_llm.transports import call as calls
+from resumable_llm.transports import relayed
 
 ERRORS = (http.TimeoutException, http.NetworkError, http.RemoteProtocolError, http.ProxyError, http.DecodingError)
 """What another attempt may mend. A URL or a request that is wrong in itself is not among them."""
 
 FAMILY_ERROR = http.RemoteProtocolError
+
+NOT_CONNECTED = (http.ConnectError, http.ConnectTimeout)
 
 
 class ResumableTransport(http.BaseTransport):
@@ -39,6 +42,7 @@ class ResumableTransport(http.BaseTransport):
         fallback: What to do where the server kept nothing: ``"replay"``, ``"continue"``, or both in order; see `wrap`.
         can_continue: Whether models go on from a partial answer; see `wrap`.
         upgrade: Make requests resumable before they are sent, where their protocol knows how; see `wrap`.
+        relay: Where calls for streams are sent in place of their provider; see `wrap`.
         on_event: Called with a `Notice` when something happens to a stream.
     """
 
@@ -50,26 +54,31 @@ class ResumableTransport(http.BaseTransport):
         fallback: Fallback | Sequence[Fallback] | None = None,
         can_continue: bool | None = None,
         upgrade: bool = False,
+        relay: str | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.HTTPTransport()
+        self.towards_relay = self.wrapped  # `wrap` may know a better one: without the provider's proxy
         self._policy = policy_or_default(policy)
         self._on_event = on_event
         self._fallback, self._can_continue = calls.ways_of(fallback), can_continue
         self._habits: Habits = {}
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
+        self._way = relayed.Way(relay, NOT_CONNECTED)
 
     def handle_request(self, request: http.Request) -> http.Response:
         """Send a request; watch over its answer if it is an event stream."""
         if request.extensions.get(calls.BYPASS):
+            self._way.allow_direct(str(request.url))
             return self.wrapped.handle_request(request)
         call = self._calls.prepare(request)
         if call is not None:
-            driver = self._watch(call, request)
             begun = False
             try:
-                response = self.wrapped.handle_request(outgoing(driver.first(), request, self._policy))
+                call = self._way.take(call)
+                driver = self._watch(call, request)
+                response = self._send(call, driver.first(), request)
                 begun = calls.is_answer(response, call)
             finally:
                 if not begun:
@@ -101,10 +110,16 @@ class ResumableTransport(http.BaseTransport):
 
     def _watch(self, call: calls.Call, request: http.Request) -> SyncDriver:
         def opener(send: Send) -> Exchange:
-            return exchange(self.wrapped.handle_request(outgoing(send, request, self._policy)))
+            self._way.check(call)
+            return exchange(self._send(call, send, request))
 
         talk = calls.converse(call, self._policy, self._fallback, self._can_continue, self._habits)
         return SyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
+
+    def _send(self, call: calls.Call, send: Send, request: http.Request) -> http.Response:
+        with self._way.sending(call):
+            transport = self.towards_relay if call.upstream else self.wrapped
+            return transport.handle_request(outgoing(send, request, self._policy))
 
 
 def outgoing(send: Send, first: http.Request, policy: RetryPolicy) -> http.Request:
@@ -156,26 +171,31 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         fallback: Fallback | Sequence[Fallback] | None = None,
         can_continue: bool | None = None,
         upgrade: bool = False,
+        relay: str | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.AsyncHTTPTransport()
+        self.towards_relay = self.wrapped  # `wrap` may know a better one: without the provider's proxy
         self._policy = policy_or_default(policy)
         self._on_event = on_event
         self._fallback, self._can_continue = calls.ways_of(fallback), can_continue
         self._habits: Habits = {}
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
+        self._way = relayed.AsyncWay(relay, NOT_CONNECTED)
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
         """Send a request; watch over its answer if it is an event stream."""
         if request.extensions.get(calls.BYPASS):
+            self._way.allow_direct(str(request.url))
             return await self.wrapped.handle_async_request(request)
         call = self._calls.prepare(request)
         if call is not None:
-            driver = self._watch(call, request)
             begun = False
             try:
-                response = await self.wrapped.handle_async_request(outgoing(driver.first(), request, self._policy))
+                call = await self._way.take(call)
+                driver = self._watch(call, request)
+                response = await self._send(call, driver.first(), request)
                 begun = calls.is_answer(response, call)
             finally:
                 if not begun:
@@ -207,10 +227,16 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
 
     def _watch(self, call: calls.Call, request: http.Request) -> AsyncDriver:
         async def opener(send: Send) -> AsyncExchange:
-            return async_exchange(await self.wrapped.handle_async_request(outgoing(send, request, self._policy)))
+            await self._way.check(call)
+            return async_exchange(await self._send(call, send, request))
 
         talk = calls.converse(call, self._policy, self._fallback, self._can_continue, self._habits)
         return AsyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
+
+    async def _send(self, call: calls.Call, send: Send, request: http.Request) -> http.Response:
+        with self._way.sending(call):
+            transport = self.towards_relay if call.upstream else self.wrapped
+            return await transport.handle_async_request(outgoing(send, request, self._policy))
 
 
 class _AsyncBody(http.AsyncByteStream):

@@ -26,6 +26,7 @@ def wrap(
     fallback: Fallback | Sequence[Fallback] | None = None,
     can_continue: bool | None = None,
     upgrade: bool = False,
+    relay: str | None = None,
     on_event: OnEvent | None = None,
 ) -> ClientT:
     """Return a copy of a client whose event streams survive dropped connections.
@@ -43,6 +44,9 @@ def wrap(
         upgrade: Make requests resumable before they are sent, where their protocol knows how; the table of dialects
             says what that adds to a request, what the provider then keeps, and for how long. A request that asks for
             the opposite is refused with `UpgradeRefused`; others pass as they are.
+        relay: The URL of a relay that stands in front of the client's provider: calls for event streams are sent there,
+            as they are, with the caller's credentials, and survive there; all else goes directly. ``"local"``: one of
+            your own, on this machine, started when it is needed. There is no way around a relay that cannot be reached.
         on_event: Called with a `Notice` when something happens to a stream: a drop, a way back, the end.
 
     Returns:
@@ -50,7 +54,8 @@ def wrap(
         closes them if the original is used no more; closing the original closes them at once.
 
     Raises:
-        ValueError: ``fallback`` names no way that there is.
+        ValueError: ``fallback`` names no way that there is, or ``relay`` is no URL of a relay.
+        ModuleNotFoundError: A local relay needs packages that are not installed.
         TypeError: It is no client that this version knows, or one that cannot be watched over, or ``policy`` is no
             `RetryPolicy`; the message says what to do.
     """
@@ -59,6 +64,7 @@ def wrap(
         "fallback": ways_of(fallback),
         "can_continue": can_continue,
         "upgrade": upgrade,
+        "relay": relay,
         "on_event": on_event,
     }
 

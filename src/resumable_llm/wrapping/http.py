@@ -8,6 +8,7 @@ from typing import Any
 
 from resumable_llm.families import family_of
 from resumable_llm.transports.call import Owner
+from resumable_llm.transports.relayed import is_loopback
 from resumable_llm.wrapping.common import kind_of
 
 
@@ -41,10 +42,18 @@ def copied(client: Any, options: Mapping[str, Any], owner: Owner | None = None) 
     if owner is None:
         owner = Owner(client, getattr(client._transport, "owner", None))
 
+    def within(transport: Any) -> Any:
+        # Wrapped twice: the later options count.
+        return transport.wrapped if isinstance(transport, transport_class) else transport
+
+    relay = options.get("relay")
+    # The transport for the provider may be a proxy's, which the relay's URL need not be for.
+    direct = relay is None or is_loopback(relay)
+    towards_relay = within(client._transport if direct else client._transport_for_url(family.http.URL(relay)))
+
     def around(transport: Any) -> Any:
-        if isinstance(transport, transport_class):  # wrapped twice: the later options count
-            transport = transport.wrapped
-        resumable = transport_class(transport, **options)
+        resumable = transport_class(within(transport), **options)
+        resumable.towards_relay = towards_relay
         resumable.owner = owner
         return resumable
 

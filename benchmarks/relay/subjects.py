@@ -1,0 +1,202 @@
+"""The relays that are compared, and how each is started in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_PATIENCE = 60.0
+
+Start = Callable[[int], "contextlib.AbstractContextManager[Subject]"]
+"""Given the upstream's port, starts a relay."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A running relay.
+
+    Attributes:
+        port: Where it listens.
+        pid: Its process; None for none.
+    """
+
+    port: int
+    pid: int | None
+
+
+@contextlib.contextmanager
+def upstream() -> Iterator[int]:
+    """Run the provider, and give its port."""
+    command = [sys.executable, "-m", "benchmarks.relay.upstream"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            yield int(server.stdout.readline())
+        finally:
+            server.stdin.close()
+
+
+@contextlib.contextmanager
+def direct(port: int) -> Iterator[Subject]:
+    """Nothing in between."""
+    yield Subject(port, None)
+
+
+@contextlib.contextmanager
+def served(port: int, *, application: str, without: Sequence[str] = (), python: str = sys.executable) -> Iterator[Subject]:
+    """An application on uvicorn."""
+    hidden = [f"--without={name}" for name in without]
+    command = [python, "-m", "benchmarks.relay.serve", *hidden, application]
+    with _running(command, upstream_port=port) as process:
+        assert process.stdout is not None
+        yield Subject(int(process.stdout.readline()), process.pid)
+
+
+@contextlib.contextmanager
+def ours(port: int, *, sqlite: bool = False, without: Sequence[str] = ()) -> Iterator[Subject]:
+    """Our relay, as its command starts it."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"sqlite:///{folder}/relay.db" if sqlite else "memory"
+        hidden = [f"--without={name}" for name in without]
+        relay = ["relay", "--upstream", f"http://127.0.0.1:{port}", "--port", "0", "--store", store]
+        with (
+            Path(folder, "log").open("w+", encoding="utf-8") as log,
+            _running([sys.executable, "-m", "benchmarks.relay.ours", *hidden, "--", *relay], stderr=log) as process,
+        ):
+            yield Subject(_told(Path(folder, "log"), r"relay: http://127\.0\.0\.1:(\d+)"), process.pid)
+
+
+@contextlib.contextmanager
+def nginx(port: int) -> Iterator[Subject]:
+    """nginx, which does not buffer: the floor."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = free_port()
+        config = Path(folder, "nginx.conf")
+        config.write_text(_NGINX.format(folder=folder, port=own, upstream=port), encoding="ascii")
+        with _running(["nginx", "-p", folder, "-c", str(config)]) as process:
+            until_listening(own)
+            yield Subject(own, process.pid)
+
+
+_NGINX = """
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; default_type text/event-stream; root {folder}; sendfile on; tcp_nodelay on;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port} backlog=2048;
+    location /v1/ {{
+      proxy_pass http://127.0.0.1:{upstream}; proxy_buffering off; proxy_http_version 1.1;
+      proxy_set_header Connection "";
+    }}
+  }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def litellm(port: int) -> Iterator[Subject]:
+    """LiteLLM's proxy, of an environment of its own that LITELLM names, for its requirements are strict."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = free_port()
+        config = Path(folder, "config.yaml")
+        config.write_text(_LITELLM.format(upstream=port), encoding="ascii")
+        command = [os.environ["LITELLM"], "--config", str(config), "--port", str(own), "--host", "127.0.0.1"]
+        with _running([*command, "--telemetry", "False"]) as process:
+            until_listening(own)
+            yield Subject(own, process.pid)
+
+
+_LITELLM = """
+model_list:
+  - model_name: m
+    litellm_params:
+      model: openai/m
+      api_base: http://127.0.0.1:{upstream}/v1
+      api_key: none
+"""
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], *, upstream_port: int | None = None, stderr: object = None
+) -> Iterator[subprocess.Popen[str]]:
+    own = {**os.environ, "PYTHONPATH": str(_ROOT), "UPSTREAM": f"http://127.0.0.1:{upstream_port}"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=_ROOT, env=own  # type: ignore[call-overload]
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for a server that cannot choose one itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found: int = listener.getsockname()[1]
+        return found
+
+
+def until_listening(port: int) -> None:
+    """Wait for a server to be there."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _told(log: Path, pattern: str) -> int:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        found = re.search(pattern, log.read_text(encoding="utf-8"))
+        if found is not None:
+            return int(found[1])
+        if time.monotonic() > deadline:
+            raise TimeoutError(log.read_text(encoding="utf-8"))
+        time.sleep(0.02)
+
+
+_RAW = "benchmarks.relay.anchors.raw:app"
+_HTTPX = "benchmarks.relay.anchors.starlette_httpx:app"
+_PLAIN = ("uvloop",)
+_PLAINEST = ("uvloop", "httptools")
+
+SUBJECTS: dict[str, Start] = {
+    "direct": direct,
+    "nginx": nginx,
+    "raw": partial(served, application=_RAW),
+    "raw, asyncio": partial(served, application=_RAW, without=_PLAIN),
+    "raw, asyncio, h11": partial(served, application=_RAW, without=_PLAINEST),
+    "httpx": partial(served, application=_HTTPX),
+    "memory": ours,
+    "memory, asyncio": partial(ours, without=_PLAIN),
+    "memory, asyncio, h11": partial(ours, without=_PLAINEST),
+    "sqlite": partial(ours, sqlite=True),
+    "sqlite, asyncio": partial(ours, sqlite=True, without=_PLAIN),
+    "litellm": litellm,
+}

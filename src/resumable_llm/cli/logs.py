@@ -1,0 +1,82 @@
+"""How the relay's logs are written: lines of key=value, or of JSON.
+
+What is logged names its event and then its values, as in ``"relay.ended id=%s state=%s"``: both formats read the names
+there. What other packages log has no such form, and all of it is the event.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from typing import Literal, TextIO
+
+Format = Literal["text", "json"]
+
+_EVENT = re.compile(r"([a-z]+\.[a-z_]+)((?: [a-z_]+=%[\d.]*[a-z])*)")
+_NAME = re.compile(r" ([a-z_]+)=")
+_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
+
+
+def log_to(err: TextIO, form: Format) -> None:
+    """Write the logs of this package, and the warnings of uvicorn.
+
+    Args:
+        err: Where.
+        form: How.
+    """
+    handler = logging.StreamHandler(err)
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    for name, level in (("resumable_llm", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+class TextLines(logging.Formatter):
+    """``2026-11-23T01:02:03.456Z INFO relay.ended id=... state=complete``, and a traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        event, fields = _parts(record)
+        words = [_time(record), record.levelname, event, *(f"{name}={_word(fields[name])}" for name in fields)]
+        return "\n".join([" ".join(words), *self._traceback(record)])
+
+    def _traceback(self, record: logging.LogRecord) -> list[str]:
+        return [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
+
+
+class JsonLines(TextLines):
+    """``{"time": "...", "level": "info", "event": "relay.ended", "id": "...", ...}``, a line each."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        event, fields = _parts(record)
+        line = {"time": _time(record), "level": record.levelname.lower(), "event": event, **fields}
+        line.update({"traceback": text for text in self._traceback(record)})
+        return json.dumps(line)
+
+
+def _parts(record: logging.LogRecord) -> tuple[str, dict[str, str | float]]:
+    """The event, and its values by name."""
+    found = _EVENT.fullmatch(str(record.msg))
+    if found is None:
+        return record.getMessage(), {}
+    values = record.args if isinstance(record.args, tuple) else ()
+    return found[1], {name: _plain(value) for name, value in zip(_NAME.findall(found[2]), values, strict=True)}
+
+
+def _plain(value: object) -> str | float:
+    return round(value, 3) if isinstance(value, (int, float)) else str(value)
+
+
+def _word(value: str | float) -> str:
+    """A value that can be told from its neighbours, and has no line end."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"

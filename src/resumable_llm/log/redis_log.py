@@ -1,0 +1,353 @@
+"""A log of a Redis store: one that this process writes, or a copy of one that another writes.
+
+Either may turn into the other. Whoever writes has all of it in memory and tells Redis what is new; a copy is told by
+Redis, entry by entry. This module knows what entries mean, and nothing of connections.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import NamedTuple, Protocol
+
+from resumable_llm.log.errors import LogEnded
+from resumable_llm.log.live import LiveLog
+from resumable_llm.log.model import Head, State
+from resumable_llm.log.redis_link import Entry
+from resumable_llm.log.redis_scripts import HIGHEST
+
+Position = tuple[int, int]
+"""The id of an entry: its epoch, counted from 1, and its number."""
+
+
+class Change(NamedTuple):
+    """What is to be written.
+
+    Attributes:
+        log: Of which log.
+        epoch: As Redis counts it.
+        before: How many events Redis has.
+        last: How many it will have.
+        frames: Those between.
+        note: The latest, if it is new.
+        end: State, reason and time, if it has ended.
+    """
+
+    log: RedisLog
+    epoch: int
+    before: int
+    last: int
+    frames: Sequence[bytes]
+    note: str | None
+    end: tuple[State, str, float] | None
+
+    def arguments(self) -> tuple[str | bytes, ...]:
+        """As the script takes them."""
+        frames = self.frames
+        return (
+            self.log.stream,
+            f"{self.epoch}-{self.before}",
+            f"{self.epoch}-{self.last}",
+            b"".join(frames),
+            ",".join(map(str, map(len, frames))) if len(frames) > 1 else "",
+            "" if self.note is None else "=" + self.note,
+            "" if self.end is None else json.dumps([self.end[0].value, self.end[1], repr(self.end[2])]),
+        )
+
+
+class Owner(Protocol):
+    """What a log asks of its store."""
+
+    strict: bool
+    max_log_bytes: int
+    clock: Callable[[], float]
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is written any more."""
+        ...
+
+    def must_write(self) -> None:
+        """Raise where nothing more is taken."""
+        ...
+
+    def mark(self, log: RedisLog) -> None:
+        """There is something to write."""
+        ...
+
+    def wish(self, log: RedisLog, state: State, reason: str) -> None:
+        """Another's log shall end."""
+        ...
+
+    def reopen(self, log: RedisLog) -> None:
+        """Take it over."""
+        ...
+
+    def let_go(self, log: RedisLog) -> None:
+        """It is not ours any more."""
+        ...
+
+    def wait(self, reached: Callable[[], bool], seconds: float | None) -> None:
+        """Block until Redis has something."""
+        ...
+
+
+class RedisLog(LiveLog):
+    """A log of a `RedisStore`, made by it alone.
+
+    Args:
+        store: The store.
+        stream: The log's name in Redis.
+        head: What is known of the answer.
+        owned: Whether this process writes it.
+        note: The latest, as far as Redis has told.
+    """
+
+    __slots__ = ("_dirty", "_durable", "_noted", "_store", "_wished", "owned", "position", "stream")
+
+    def __init__(self, store: Owner, stream: str, head: Head, *, owned: bool, note: str | None = None) -> None:
+        super().__init__(head, store.max_log_bytes, store.clock)
+        if note is not None:
+            self.upstream = note
+        self.stream = stream
+        self.owned = owned
+        """Whether this process has the right to write it, as far as it knows."""
+        self.position: Position = (1, 0) if owned else (0, 0)
+        """The last entry that a copy has been told."""
+        self._store = store
+        self._durable = 0
+        self._noted: str | None = None
+        """A note that is not in Redis."""
+        self._dirty = False
+        """Whether the store knows that there is something to write."""
+        self._wished = False
+        if not owned:
+            self._fate = State.INTERRUPTED  # for whoever would append
+
+    def append(self, frames: Sequence[bytes], *, note: str | None = None, wait: bool = True) -> int:
+        """See `Log.append`."""
+        self._store.must_write()
+        number = super().append(frames, note=note)
+        if wait and self._store.strict:
+            self.wait_durable(number)
+        return number
+
+    def end(self, state: State, reason: str = "") -> bool:
+        """See `Log.end`. Of another's log this is a wish, and `State.CANCELLED` the only one.
+
+        Its owner hears of it with its next write, or when it looks for news, within milliseconds as a rule. Then the
+        log ends, here too. Where the owner has died meanwhile, it ends with its lease.
+        """
+        if self._store.closed:
+            return False  # all that ran was interrupted
+        if self.conclude(state, reason):
+            return True
+        with self._lock:
+            running = self.state is State.RUNNING and not (self.owned or self._gone or self._wished)
+            if not running or state is not State.CANCELLED:
+                return False
+            self._wished = True
+        self._store.wish(self, state, reason)
+        return True
+
+    def reopen(self) -> None:
+        """See `Log.reopen`."""
+        self._store.must_write()
+        self._store.reopen(self)
+
+    @property
+    def durable(self) -> int:
+        """The number of the last event that Redis has told us it has."""
+        return self._durable
+
+    def wait_durable(self, number: int, seconds: float | None = None) -> None:
+        """See `Log.wait_durable`."""
+        self._store.wait(lambda: self._gone or self._durable >= number, seconds)
+        with self._lock:
+            self._must_exist()
+
+    def drop(self) -> None:
+        """The store has forgotten the log."""
+        super().drop()
+        self._store.let_go(self)
+
+    # For the one that writes, in the store's thread.
+
+    def conclude(self, state: State, reason: str) -> bool:
+        """End it, if it is ours; returns whether this call has."""
+        return super().end(state, reason)
+
+    def take(self) -> Change | None:
+        """What is to be written; None if nothing."""
+        with self._lock:
+            self._dirty = False
+            if self._gone or not self.owned:
+                return None
+            note, self._noted = self._noted, None
+            end = None
+            if self._fate is not State.RUNNING:
+                assert self.ended_at is not None
+                end = (self._fate, self.reason, self.ended_at)
+            before, last = self._durable, len(self._frames)
+            return Change(self, self._epoch, before, last, self._frames[before:], note, end)
+
+    def give_back(self, change: Change) -> None:
+        """It could not be written, or nobody knows whether it was."""
+        with self._lock:
+            if self._noted is None:
+                self._noted = change.note
+            self._mark()
+
+    def settle(self, last: int, end: State | None) -> None:
+        """Redis has so many events, and knows the end if there is one."""
+        with self._lock:
+            if self._gone or not self.owned:
+                return
+            self._durable = last
+            if end is not None:
+                self.owned = False
+                self.position = (self._epoch, HIGHEST)
+            if self._store.strict:
+                self.last = last
+                if end is not None:
+                    self.state = end
+        if end is not None:
+            self._store.let_go(self)
+        if self._store.strict:
+            self._wake()
+
+    def compare(self, pen: str, state: str) -> bool:
+        """See how far Redis has got with a log that is ours; whether it still is."""
+        mine, _, at = pen.rpartition(":")
+        epoch, last = map(int, at.split("-"))
+        with self._lock:
+            if not self.owned or epoch != self._epoch or last > len(self._frames):
+                return False
+            if mine:
+                end = None
+            elif self._fate is not State.RUNNING and state == self._fate.value and last == len(self._frames):
+                end = self._fate
+            else:
+                return False
+        self.settle(last, end)
+        return True
+
+    def surrender(self, reason: str) -> None:
+        """The right to write is lost. What Redis never had is lost with it; what it has, we shall be told."""
+        with self._lock:
+            if self._gone or not self.owned:
+                return
+            self.owned = False
+            self.position = (self._epoch, self._durable)
+            self._cut(self._durable)
+            self._turn(State.INTERRUPTED, reason, self._clock())
+        self._store.let_go(self)
+        self._wake()
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes Redis has not."""
+        with self._lock:
+            return sum(map(len, self._frames[self._durable :]))
+
+    # For a copy, in the store's thread.
+
+    def follow(self, entries: Iterable[Entry]) -> bool:
+        """Hear what Redis tells. What was told before does no harm.
+
+        Returns:
+            False where the log cannot be kept: it was deleted, or something is missing.
+        """
+        with self._lock:
+            if self._gone or self.owned:
+                return True
+            for name, fields in entries:
+                epoch, _, number = name.decode().partition("-")
+                position = int(epoch), int(number)
+                if position > self.position:
+                    if not self._hear(position, fields):
+                        return False
+                    self.position = position
+        self._wake()
+        return True
+
+    def own(self, note: str) -> None:
+        """It was reopened for us; the copy has heard so."""
+        with self._lock:
+            self.owned = True
+            self._fate = State.RUNNING
+            self.upstream = note
+
+    def _hear(self, position: Position, fields: dict[bytes, bytes]) -> bool:
+        count = len(self._frames)
+        if (data := fields.get(b"d")) is not None:
+            sizes = list(map(int, fields[b"s"].split(b","))) if b"s" in fields else [len(data)]
+            known = count - (position[1] - len(sizes))
+            frames, start = [], 0
+            for size in sizes:
+                frames.append(data[start : start + size])
+                start += size
+            self._frames += frames[known:] if known > 0 else frames
+            self._size += sum(map(len, self._frames[count:]))
+            self.last = self._durable = len(self._frames)
+            return known >= 0
+        if (state := fields.get(b"e")) is not None:
+            self.upstream = fields[b"n"].decode()
+            self._turn(State(state.decode()), fields[b"r"].decode(), float(fields[b"t"]))
+            return self._cut(int(fields[b"l"]))
+        if (kept := fields.get(b"o")) is not None:
+            whole = self._cut(int(kept))
+            if position[0] > 1:
+                self._reopened += (int(kept),)
+            self._wished = False
+            self._turn(State.RUNNING, "", None)
+            return whole
+        return False
+
+    def _cut(self, number: int) -> bool:
+        """Forget what is behind a number, where Redis never had it; returns whether all before it is here."""
+        self._size -= sum(map(len, self._frames[number:]))
+        del self._frames[number:]
+        self.last = self._durable = len(self._frames)
+        return len(self._frames) == number
+
+    def _turn(self, state: State, reason: str, ended_at: float | None) -> None:
+        self._fate = State.INTERRUPTED
+        self.state, self.reason, self.ended_at = state, reason, ended_at
+
+    def _note(self, note: str) -> None:
+        super()._note(note)
+        self._noted = note
+
+    def _changed(self, *, turns: bool) -> bool:
+        self._mark()
+        if self._store.strict:
+            return False
+        return super()._changed(turns=turns)
+
+    def _must_run(self) -> None:
+        self._must_exist()
+        if not self.owned and self.state is State.RUNNING:
+            raise LogEnded("another process writes the log")
+        super()._must_run()
+
+    def _mark(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            self._store.mark(self)
+
+    @property
+    def _epoch(self) -> int:
+        return len(self._reopened) + 1
+
+
+def head_to_json(head: Head) -> str:
+    """The head, as Redis keeps it."""
+    return json.dumps(asdict(head))
+
+
+def head_of_json(text: bytes) -> Head:
+    """What `head_to_json` has written."""
+    fields = json.loads(text)
+    return Head(**{**fields, "headers": tuple((name, value) for name, value in fields["headers"])})
