@@ -17,16 +17,17 @@ from resumable_llm.dialects import DIALECTS, Dialect, Facts
 from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_services import SERVICES
+from resumable_llm.dialects.relayed import Relayed
 
 PAGE = Path(__file__).parent / "reference" / "dialects.md"
 BEGIN, END = "<!-- generated: dialects -->", "<!-- generated: end -->"
 
 
 def _shown() -> list[tuple[str, Dialect]]:
-    # llama.cpp is recognised by its answers and stands behind several formats, so it is not in the tuple.
-    llama = LlamaCpp(OpenAIChat())
+    # These are not recognised by their requests and stand behind several formats, so they are not in the tuple.
+    over = [("llama_cpp", LlamaCpp(OpenAIChat())), ("relay", Relayed(OpenAIChat()))]
     named = [(dialect.name, dialect) for dialect in DIALECTS]
-    return [*named[:-1], ("llama_cpp", llama), named[-1]]
+    return [*named[:-1], *over, named[-1]]
 
 
 def _kept(dialect: Dialect) -> str:

@@ -41,6 +41,7 @@ ERRORS = {
     "ContinuationRefused": "StreamInterrupted",
     "UpstreamFailed": "StreamInterrupted",
     "UpgradeRefused": "ResumableError",
+    "JournalRefused": "ResumableError",
     "ProtocolError": "ResumableError",
     "MalformedEvent": "ProtocolError",
     "EventTooLarge": "ProtocolError",

@@ -13,6 +13,7 @@ import pytest
 from resumable_llm import streams
 from resumable_llm.drivers import async_driver, handle, sync_driver
 from resumable_llm.transports import httpx as httpx_transports
+from resumable_llm.transports import journal, recording, relayed
 
 # Where the two colours must differ, and why.
 ELSEWHERE = {
@@ -20,6 +21,10 @@ ELSEWHERE = {
     "close": "an asynchronous generator must be ended by hand",
     "__iter__": "who abandons an iteration of an asynchronous generator ends it",
     "__anext__": "the same",
+    "_recorded": "an asynchronous generator must be ended by hand",
+    "_do": "what waits for another machine is done in a thread, where there is a loop that must go on",
+    "_place": "threads can share what tasks of another loop cannot",
+    "_address": "what blocks is done in a thread, where there is a loop that must go on",
 }
 IN_DRIVERS = {
     "__init__": "how a wait is woken: a threading.Event, or a flag and an anyio.Event made in the loop",
@@ -41,6 +46,7 @@ TO_SYNC = [
     (r"\bawait ", ""),
     (r"\bAsync(\w)", r"\1"),
     (r"_async_", "_"),
+    (r"\banyio\.Lock\b", "threading.Lock"),
     (r"\basync_exchange", "exchange"),
     (r"\b(a)(close|read|connect_sse|resume_sse|iter_sse|iter_bytes|next|iter)\b", r"\2"),
     (r"__a(iter|enter|exit)__", r"__\1__"),
@@ -71,12 +77,15 @@ PAIRS = [
     (handle, "Handle", handle, "AsyncHandle"),
     (streams, "ResumableStream", streams, "AsyncResumableStream"),
     (streams, "(connect|resume)_sse", streams, "a(connect|resume)_sse"),
+    (journal, "Journal", journal, "AsyncJournal"),
+    (recording, "Recording|Reader|_recorded", recording, "Async(Recording|Reader)|_async_recorded"),
     (
         httpx_transports,
-        "ResumableTransport|_Body|exchange",
+        "ResumableTransport|_Body|_response|exchange",
         httpx_transports,
-        "AsyncResumableTransport|_AsyncBody|async_exchange",
+        "AsyncResumableTransport|_AsyncBody|_async_response|async_exchange",
     ),
+    (relayed, "Way", relayed, "AsyncWay"),
 ]
 
 

@@ -100,6 +100,12 @@ class Crowd:
         self._selector = selectors.EpollSelector()
         self._left = len(self.readers)
 
+    def add(self, readers: Iterable[Reader]) -> None:
+        """More of them come."""
+        more = list(readers)
+        self.readers += more
+        self._left += len(more)
+
     def connect(self) -> None:
         """Open the connections, as a client of some SDK mostly has one open."""
         for reader in self.readers:

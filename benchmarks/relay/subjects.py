@@ -29,10 +29,12 @@ class Subject:
     Attributes:
         port: Where it listens.
         pid: Its process; None for none.
+        folder: What is there is served, by nginx.
     """
 
     port: int
     pid: int | None
+    folder: Path | None = None
 
 
 @contextlib.contextmanager
@@ -73,7 +75,7 @@ def ours(port: int, *, sqlite: bool = False, without: Sequence[str] = ()) -> Ite
         relay = ["relay", "--upstream", f"http://127.0.0.1:{port}", "--port", "0", "--store", store]
         with (
             Path(folder, "log").open("w+", encoding="utf-8") as log,
-            _running([sys.executable, "-m", "benchmarks.relay.ours", *hidden, "--", *relay], stderr=log) as process,
+            _running([sys.executable, *(os.environ.get("OURS") or "-m benchmarks.relay.ours").split(), *hidden, "--", *relay], stderr=log) as process,
         ):
             yield Subject(_told(Path(folder, "log"), r"relay: http://127\.0\.0\.1:(\d+)"), process.pid)
 
@@ -87,7 +89,7 @@ def nginx(port: int) -> Iterator[Subject]:
         config.write_text(_NGINX.format(folder=folder, port=own, upstream=port), encoding="ascii")
         with _running(["nginx", "-p", folder, "-c", str(config)]) as process:
             until_listening(own)
-            yield Subject(own, process.pid)
+            yield Subject(own, process.pid, Path(folder))
 
 
 _NGINX = """
@@ -182,6 +184,7 @@ def _told(log: Path, pattern: str) -> int:
 
 
 _RAW = "benchmarks.relay.anchors.raw:app"
+_SSE = "benchmarks.relay.anchors.sse:app"
 _HTTPX = "benchmarks.relay.anchors.starlette_httpx:app"
 _PLAIN = ("uvloop",)
 _PLAINEST = ("uvloop", "httptools")
@@ -193,6 +196,7 @@ SUBJECTS: dict[str, Start] = {
     "raw, asyncio": partial(served, application=_RAW, without=_PLAIN),
     "raw, asyncio, h11": partial(served, application=_RAW, without=_PLAINEST),
     "httpx": partial(served, application=_HTTPX),
+    "sse-starlette": partial(served, application=_SSE),
     "memory": ours,
     "memory, asyncio": partial(ours, without=_PLAIN),
     "memory, asyncio, h11": partial(ours, without=_PLAINEST),

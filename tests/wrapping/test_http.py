@@ -14,7 +14,7 @@ import pytest
 import resumable_llm as rl
 from resumable_llm.transports.call import Owner
 from resumable_llm.wrapping import http as wrapping
-from tests.in_memory import ACCEPT, EVENTS_URL, FAMILIES, Said, numbered, policy, transport
+from tests.in_memory import ACCEPT, EVENTS_URL, FAMILIES, SSE, Said, numbered, policy, transport
 
 
 @pytest.fixture(params=FAMILIES)
@@ -319,3 +319,54 @@ def test_the_options_reach_the_transport(family: str) -> None:
         patient = policy()
         made = wrapping.copied(http, {"policy": patient})
         assert made._transport._policy is patient
+
+
+# To a relay
+
+
+def relayed_to(family: str, relay: str) -> tuple[Any, Any]:
+    """Who is asked for the provider's answer by a client that has a proxy for it: the client's own, and the proxy."""
+    proxy = transport(family, Said(numbered(1), headers={**SSE, "location": "/_streams/7"}), Said(status=204))
+    http = client(
+        family,
+        *proxy.script,
+        mounts={"https://": proxy, "all://relay.internal": transport(family, *proxy.script)},
+    )
+    asked = rl.wrap(rl.wrap(http), relay=relay, policy=policy())
+    with asked.stream("GET", EVENTS_URL, headers=ACCEPT) as response:
+        assert response.read() == numbered(1)[0]
+    return http, proxy
+
+
+@pytest.mark.parametrize("relay", ["http://127.0.0.1:8787", "https://localhost:8787/llm"])
+def test_no_proxy_leads_to_a_relay_on_this_machine(family: str, relay: str) -> None:
+    http, proxy = relayed_to(family, relay)
+    assert [seen.url for seen in http._transport.requests] == [
+        f"{relay}/events",
+        relay.removesuffix("/llm") + "/_streams/7",
+    ]
+    assert not proxy.requests
+
+
+def test_a_relay_elsewhere_has_its_own_way(family: str) -> None:
+    http, proxy = relayed_to(family, "http://relay.internal")
+    (mounted,) = [mount for mount in http._mounts.values() if mount is not proxy]
+    assert [seen.url for seen in mounted.requests] == [
+        "http://relay.internal/events",
+        "http://relay.internal/_streams/7",
+    ]
+    assert not proxy.requests
+    assert not http._transport.requests
+
+
+def test_a_relay_elsewhere_may_be_behind_a_proxy(family: str) -> None:
+    http, proxy = relayed_to(family, "https://relay.example")
+    assert len(proxy.requests) == 2
+    assert not http._transport.requests
+
+
+async def test_a_relay_for_an_asynchronous_client(family: str) -> None:
+    http = async_client(family, Said(numbered(1), headers={**SSE, "location": "/_streams/7"}), Said(status=204))
+    async with rl.wrap(http, relay="http://relay.example").stream("GET", EVENTS_URL, headers=ACCEPT) as response:
+        assert await response.aread() == numbered(1)[0]
+    assert http._transport.requests[0].url == "http://relay.example/events"

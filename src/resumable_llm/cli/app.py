@@ -125,6 +125,13 @@ class Durability(str, Enum):
     strict = "strict"
 
 
+class LogFormat(str, Enum):
+    """How the relay's logs are written."""
+
+    text = "text"
+    json = "json"
+
+
 @app.command()
 def relay(
     *,
@@ -148,6 +155,9 @@ def relay(
         Durability,
         typer.Option(help="Write a moment behind the readers, or show them nothing that is not on disk."),
     ] = Durability.grouped,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Say what happens in lines of key=value, or of JSON.")
+    ] = LogFormat.text,
     idle_exit: Annotated[
         float | None,
         typer.Option(
@@ -180,6 +190,7 @@ def relay(
         ttl=ttl,
         abandon_after=abandon_after,
         on_disconnect=on_disconnect.value,
+        log_format=log_format.value,
         idle_exit=idle_exit,
         announce=announce,
     )

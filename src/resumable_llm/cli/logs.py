@@ -14,6 +14,8 @@ from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
 
+# uvicorn says so where a connection is closed in the middle of an answer: the relay does that on purpose, and logs why.
+_UNFINISHED = "ASGI callable returned without completing response."
 _EVENT = re.compile(r"([a-z]+\.[a-z_]+)((?: [a-z_]+=%[\d.]*[a-z])*)")
 _NAME = re.compile(r" ([a-z_]+)=")
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
@@ -28,6 +30,7 @@ def log_to(err: TextIO, form: Format) -> None:
     """
     handler = logging.StreamHandler(err)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(lambda record: record.msg != _UNFINISHED)
     for name, level in (("resumable_llm", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.setLevel(level)
@@ -42,10 +45,9 @@ class TextLines(logging.Formatter):
         """See `logging.Formatter.format`."""
         event, fields = _parts(record)
         words = [_time(record), record.levelname, event, *(f"{name}={_word(fields[name])}" for name in fields)]
-        return "\n".join([" ".join(words), *self._traceback(record)])
-
-    def _traceback(self, record: logging.LogRecord) -> list[str]:
-        return [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
+        if record.exc_info:
+            words[-1] += f"\n{self.formatException(record.exc_info)}"
+        return " ".join(words)
 
 
 class JsonLines(TextLines):
@@ -55,7 +57,8 @@ class JsonLines(TextLines):
         """See `logging.Formatter.format`."""
         event, fields = _parts(record)
         line = {"time": _time(record), "level": record.levelname.lower(), "event": event, **fields}
-        line.update({"traceback": text for text in self._traceback(record)})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
 
 

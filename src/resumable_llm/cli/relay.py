@@ -5,9 +5,6 @@ The packages of the extra ``relay`` are imported when the command runs, so that 
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
 import signal
 import socket
 import sys
@@ -19,10 +16,12 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from urllib.parse import urlsplit
 
 from resumable_llm.cli.attended import Attended
+from resumable_llm.cli.logs import Format, log_to
 from resumable_llm.local.announcement import LOOPBACK, announce
 from resumable_llm.local.relay import IN_USE
 from resumable_llm.log.errors import LogError, StoreInUse
 from resumable_llm.log.memory import MemoryStore
+from resumable_llm.log.scope import secret_beside
 from resumable_llm.log.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ class Job:
         ttl: How long answers are kept behind their end, in seconds.
         abandon_after: How long an answer that nobody reads is let run, in seconds; None: to its end.
         on_disconnect: What the last reader's going means.
+        log_format: How it is said what happens.
         idle_exit: End when there has been nothing to do for so many seconds; None: never.
         announce: A file in which to say how the relay is found, once it is; None: nowhere.
     """
@@ -65,6 +65,7 @@ class Job:
     ttl: float
     abandon_after: float | None
     on_disconnect: Literal["continue", "cancel"]
+    log_format: Format = "text"
     idle_exit: float | None = None
     announce: Path | None = None
 
@@ -108,13 +109,12 @@ def run(job: Job, err: TextIO) -> int:
             print(f"resumable-llm: cannot listen on {job.host} port {job.port}: {error}", file=err)
             return CANNOT_START
         with listener:
-            _log_to(err)
-            url = _url(job.host, listener.getsockname()[1])
-            for line in welcome(job, url):
-                print(line, file=err, flush=True)
-            relay = Relay(settings, store)
+            log_to(err, job.log_format)
             port = listener.getsockname()[1]
             announced = None if job.announce is None else announce(job.announce, port)
+            for line in welcome(job, _url(job.host, port)):
+                print(line, file=err, flush=True)
+            relay = Relay(settings, store)
             attended = Attended(relay, lambda: relay.running, announced)
             config = uvicorn.Config(
                 relay if job.idle_exit is None and announced is None else attended,
@@ -148,15 +148,7 @@ def open_store(name: str, *, strict: bool) -> Store:
 def secret_of(name: str) -> bytes | None:
     """What credentials are hashed with: for a file, a secret beside it, so that callers find their streams again."""
     path = _path(name)
-    if path is None:
-        return None
-    file = Path(f"{path}.key")
-    try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
-            made.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
-    return file.read_bytes()
+    return None if path is None else secret_beside(path)
 
 
 def welcome(job: Job, url: str) -> list[str]:
@@ -188,16 +180,6 @@ def _path(name: str) -> Path | None:
 
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _log_to(err: TextIO) -> None:
-    handler = logging.StreamHandler(err)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name, level in (("resumable_llm", logging.INFO), ("uvicorn.error", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.setLevel(level)
-        logger.addHandler(handler)
-        logger.propagate = False
 
 
 def _serve(config: object, listener: socket.socket, relay: Relay, is_idle: Callable[[], bool]) -> None:

@@ -10,6 +10,7 @@
     │   ├── ContinuationRefused  the model cannot be asked to go on from here
     │   └── UpstreamFailed       the server reported, inside the stream, that the answer failed
     ├── UpgradeRefused           upgrade=True contradicts the request; nothing was sent
+    ├── JournalRefused           the journal has something else under this idempotency key; nothing was sent
     └── ProtocolError            the server broke the wire format
         ├── MalformedEvent       an event that its dialect cannot read
         └── EventTooLarge        an event beyond the agreed bound
@@ -99,6 +100,10 @@ class UpstreamFailed(StreamInterrupted):
 
 class UpgradeRefused(ResumableError):
     """``upgrade=True`` would contradict what the request asks for. Nothing was sent."""
+
+
+class JournalRefused(ResumableError):
+    """The journal has another request under the call's idempotency key, or cannot serve it. Nothing was sent."""
 
 
 class ProtocolError(ResumableError):

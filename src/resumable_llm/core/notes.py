@@ -34,6 +34,8 @@ class Notes:
     """
 
     def __init__(self, talk: Conversation, *, summed: bool = True) -> None:
+        self.complete = False
+        """Whether the last note says that the answer is complete."""
         self._talk = talk
         self._summed = summed
         self._names: tuple[str, str | None, str | None] | None = None
@@ -44,7 +46,7 @@ class Notes:
         talk = self._talk
         if self._summed:
             talk.settle()
-        position, events, handle, location, complete, seams, checksum, first_id, behind_checksum = talk.standing(
+        position, events, handle, location, self.complete, seams, checksum, first_id, behind_checksum = talk.standing(
             summed=self._summed
         )
         names = talk.dialect.name, handle, location
@@ -55,7 +57,7 @@ class Notes:
         joined = json.dumps([astuple(seam) for seam in seams]) if seams else "[]"
         return (
             f"[{self._named},{_quoted(last_event_id)},{number},{offset},{_quoted(cursor)},{behind},{behind_checksum},"
-            f"{events},{checksum},{_quoted(first_id)},{'true' if complete else 'false'},{joined}]"
+            f"{events},{checksum},{_quoted(first_id)},{'true' if self.complete else 'false'},{joined}]"
         )
 
     def _name(self, dialect: str, handle: str | None, location: str | None) -> str:

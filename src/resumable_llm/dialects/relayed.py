@@ -20,6 +20,9 @@ from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.event_stream import EventStream
 
 _KEPT = re.compile(r"/_streams/[A-Za-z0-9_-]+$")
+_CURSOR = re.compile(r"[0-9.]*")
+# By which, besides headers, the relay knows its callers.
+_CREDENTIALS = ("key", "api_key", "api-key", "access_token")
 
 
 class Relayed(EventStream):
@@ -87,12 +90,15 @@ class Relayed(EventStream):
         return self._format.ended(request, transcript)
 
     def resume(self, progress: Progress) -> RequestPlan | None:
-        """None: Last-Event-ID is what the conversation tries next. Without ids, all of it again."""
-        target = self._location(progress)
-        if target is None or not self.is_log:
+        """What is behind the last event; without ids, all of it again."""
+        cursor = progress.position.last_event_id
+        plan = self._there(progress, **({"ids": "none"} if self.is_log else {}))
+        if plan is None or not _CURSOR.fullmatch(cursor) or (progress.delivered and not (cursor or self.is_log)):
             return None
-        asked = progress.request.get(target, ids="none")
-        return asked.with_headers(("Accept", "text/event-stream"), ("Accept-Encoding", "identity"))
+        named = (("Last-Event-ID", cursor),) if cursor else ()
+        return plan.with_headers(
+            ("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), *named, without=("last-event-id",)
+        )
 
     def may_repeat(self, progress: Progress) -> bool:
         """As the format does."""
@@ -100,7 +106,7 @@ class Relayed(EventStream):
 
     def poll(self, progress: Progress) -> RequestPlan | None:
         """Where the provider keeps the finished answer, for a relay that has lost it."""
-        return None if self._format.confirms_by_poll else self._format.poll(progress)
+        return self._format.poll(progress)
 
     def read_poll(self, headers: Headers, body: bytes, progress: Progress, transcript: Transcript) -> PollResult:
         """As the format does."""
@@ -108,15 +114,16 @@ class Relayed(EventStream):
 
     def cancel(self, progress: Progress) -> RequestPlan | None:
         """``DELETE`` of what is kept."""
-        target = self._location(progress)
-        if target is None:
-            return None
-        plan = progress.request.get(target)
-        return RequestPlan("DELETE", plan.url, plan.headers)
+        plan = self._there(progress)
+        return None if plan is None else RequestPlan("DELETE", plan.url, plan.headers)
 
     def text(self, event: Fields) -> str:
         """As the format does."""
         return self._format.text(event)
 
-    def _location(self, progress: Progress) -> str | None:
-        return None if progress.location is None else resolve(progress.request.url, progress.location)
+    def _there(self, progress: Progress, **query: str) -> RequestPlan | None:
+        """A request for what the relay keeps, if it has said where."""
+        request, location = progress.request, progress.location
+        target = None if location is None else resolve(request.url, location)
+        kept = {name: value for name, value in request.query.items() if name.lower() in _CREDENTIALS}
+        return None if target is None else request.get(target, **{**kept, **query})

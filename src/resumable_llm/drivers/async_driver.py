@@ -58,9 +58,13 @@ class AsyncDriver:
         self._closed = False
         self._wake: anyio.Event | None = None
 
+    def start(self) -> None:
+        """Begin, where the answer has begun already: `slices` then sends the first request, if one is needed."""
+        self.conversation.start(self._clock())
+
     def first(self) -> Send:
         """Begin; the request that this returns is sent by somebody else, whose affair its failure is."""
-        self.conversation.start(self._clock())
+        self.start()
         action = self.conversation.next_action()
         assert isinstance(action, Send)
         return action

@@ -56,9 +56,13 @@ class SyncDriver:
         self._clock = clock
         self._closed = threading.Event()
 
+    def start(self) -> None:
+        """Begin, where the answer has begun already: `slices` then sends the first request, if one is needed."""
+        self.conversation.start(self._clock())
+
     def first(self) -> Send:
         """Begin; the request that this returns is sent by somebody else, whose affair its failure is."""
-        self.conversation.start(self._clock())
+        self.start()
         action = self.conversation.next_action()
         assert isinstance(action, Send)
         return action

@@ -11,6 +11,8 @@ from resumable_llm.log.model import MAX_READ, Cursor, Head, Slice, State, locate
 
 _logger = logging.getLogger(__name__)
 
+_RUNNING = State.RUNNING  # a member of an enumeration is slow to look up, and this one is asked for with every event
+
 
 class LiveLog:
     """A log whose events are in memory.
@@ -59,7 +61,8 @@ class LiveLog:
         self._size = 0
         self._reopened: tuple[int, ...] = ()
         self._gone = False
-        self._wakes: dict[object, Callable[[], object]] = {}
+        self._wakes: tuple[tuple[Callable[[], object]], ...] = ()
+        """Replaced, never changed, so that it can be gone through without the lock."""
         self._max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
@@ -72,7 +75,8 @@ class LiveLog:
     def append(self, frames: Sequence[bytes], *, note: str | None = None, wait: bool = True) -> int:
         """See `Log.append`."""
         with self._lock:
-            self._must_run()
+            if self._gone or self._fate is not _RUNNING:
+                self._must_run()
             number = self._base + len(self._frames)
             prefix = b"id: %d." % len(self._reopened) if self._reopened else b"id: "
             numbered = [b"%b%d\n%b" % (prefix, each, frame) for each, frame in enumerate(frames, number + 1)]
@@ -93,7 +97,7 @@ class LiveLog:
         if state is State.RUNNING:
             raise ValueError("a log cannot end by running")
         with self._lock:
-            if self._gone or self._fate is not State.RUNNING:
+            if self._gone or self._fate is not _RUNNING:
                 return False
             self._fate = state
             self.reason = reason
@@ -131,15 +135,10 @@ class LiveLog:
 
     def subscribe(self, wake: Callable[[], object]) -> Callable[[], None]:
         """See `Log.subscribe`."""
-        token = object()
+        token = (wake,)
         with self._lock:
-            self._wakes[token] = wake
-
-        def unsubscribe() -> None:
-            with self._lock:
-                self._wakes.pop(token, None)
-
-        return unsubscribe
+            self._wakes += (token,)
+        return lambda: self._forget(token)
 
     def wait_durable(self, number: int, seconds: float | None = None) -> None:
         """There is nothing to wait for."""
@@ -199,12 +198,13 @@ class LiveLog:
         return Slice(b"".join(frames[start:stop]), self._base + stop)
 
     def _wake(self) -> None:
-        with self._lock:
-            wakes = list(self._wakes.items())
-        for token, wake in wakes:
+        for token in self._wakes:
             try:
-                wake()
+                token[0]()
             except Exception:  # noqa: PERF203 - whatever it is, the other readers and the appender have nothing to do with it
                 _logger.exception("a reader could not be woken and is forgotten")
-                with self._lock:
-                    self._wakes.pop(token, None)
+                self._forget(token)
+
+    def _forget(self, token: tuple[Callable[[], object]]) -> None:
+        with self._lock:
+            self._wakes = tuple([each for each in self._wakes if each is not token])

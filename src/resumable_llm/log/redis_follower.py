@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from resumable_llm.log.redis_catalog import Catalog
-from resumable_llm.log.redis_link import TROUBLE, Link
+from resumable_llm.log.redis_link import Link
 from resumable_llm.log.redis_log import Position, RedisLog
 
 ENTRIES = 200
@@ -53,12 +53,11 @@ class Follower:
         """Follow until cancelled."""
         while True:
             try:
-                count = await self.step()
-            except TROUBLE as error:
+                pause = min(await self.step() * _PACE_SECONDS, _MAX_PACE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - whatever it is, copies must not be left behind
                 self._on_trouble(error)
-                await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.0))
-            else:
-                await asyncio.sleep(min(count * _PACE_SECONDS, _MAX_PACE_SECONDS))
+                pause = _RETRY_SECONDS * random.uniform(0.5, 1.0)
+            await asyncio.sleep(pause)
 
     async def step(self) -> int:
         """Wait for news, and tell the logs; returns how many are followed."""

@@ -161,8 +161,10 @@ class Link:
             return None if work is None else await work()
         finally:
             others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            while others:
+                for task in others:
+                    task.cancel()
+                # More than once if need be: before Python 3.12, wait_for forgets it if its work is done just then.
+                _, others = await asyncio.wait(others, timeout=0.1)
             await self._reader.aclose()
             await self._redis.aclose()

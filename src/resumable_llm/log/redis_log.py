@@ -7,6 +7,7 @@ Redis, entry by entry. This module knows what entries mean, and nothing of conne
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple, Protocol
@@ -16,6 +17,8 @@ from resumable_llm.log.live import LiveLog
 from resumable_llm.log.model import Head, State
 from resumable_llm.log.redis_link import Entry
 from resumable_llm.log.redis_scripts import HIGHEST
+
+_LENGTHS = struct.Struct("<7I")
 
 Position = tuple[int, int]
 """The id of an entry: its epoch, counted from 1, and its number."""
@@ -42,18 +45,16 @@ class Change(NamedTuple):
     note: str | None
     end: tuple[State, str, float] | None
 
-    def arguments(self) -> tuple[str | bytes, ...]:
-        """As the script takes them."""
-        frames = self.frames
-        return (
-            self.log.stream,
-            f"{self.epoch}-{self.before}",
-            f"{self.epoch}-{self.last}",
-            b"".join(frames),
-            ",".join(map(str, map(len, frames))) if len(frames) > 1 else "",
-            "" if self.note is None else "=" + self.note,
-            "" if self.end is None else json.dumps([self.end[0].value, self.end[1], repr(self.end[2])]),
-        )
+    def pack(self) -> bytes:
+        """As the script takes it: seven lengths, and what is so long."""
+        data = b"".join(self.frames)
+        sizes = b",".join([b"%d" % len(frame) for frame in self.frames]) if len(self.frames) > 1 else b""
+        note = b"" if self.note is None else b"=" + self.note.encode()
+        end = b"" if self.end is None else json.dumps([self.end[0].value, self.end[1], repr(self.end[2])]).encode()
+        stream = self.log.stream.encode()
+        before, last = b"%d-%d" % (self.epoch, self.before), b"%d-%d" % (self.epoch, self.last)
+        lengths = _LENGTHS.pack(len(stream), len(before), len(last), len(data), len(sizes), len(note), len(end))
+        return b"".join((lengths, stream, before, last, data, sizes, note, end))
 
 
 class Owner(Protocol):
@@ -204,12 +205,15 @@ class RedisLog(LiveLog):
         with self._lock:
             if self._gone or not self.owned:
                 return
+            if last < self._durable:  # Redis was restarted, and has lost what it had
+                self._noted = self.upstream
+                self._mark()
             self._durable = last
             if end is not None:
-                self.owned = False
                 self.position = (self._epoch, HIGHEST)
+                self.owned = False
             if self._store.strict:
-                self.last = last
+                self.last = max(self.last, last)
                 if end is not None:
                     self.state = end
         if end is not None:
@@ -238,8 +242,8 @@ class RedisLog(LiveLog):
         with self._lock:
             if self._gone or not self.owned:
                 return
-            self.owned = False
             self.position = (self._epoch, self._durable)
+            self.owned = False
             self._cut(self._durable)
             self._turn(State.INTERRUPTED, reason, self._clock())
         self._store.let_go(self)

@@ -123,27 +123,37 @@ if stream and redis.call('EXISTS', log_of(stream)) == 1 then return found(stream
 WRITE = (
     _COMMON
     + """
-local me = ARGV[1] .. ':'
+local me, blob = ARGV[1] .. ':', ARGV[2]
 local refused = {}
-for at = 2, #ARGV, 7 do
-  local stream, before, id, note, turn = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
+local sub, call = string.sub, redis.call
+local at, size = 1, #blob
+while at <= size do
+  local a, b, c, d, e, f, g, next = struct.unpack('<I4I4I4I4I4I4I4', blob, at)
+  local stream = sub(blob, next, next + a - 1)
+  next = next + a
+  local before = sub(blob, next, next + b - 1)
+  next = next + b
+  local id = sub(blob, next, next + c - 1)
+  next = next + c
+  at = next + d + e + f + g
   local log = root .. 'log:' .. stream
-  if redis.call('HGET', log, 'pen') ~= me .. before then
+  if call('HGET', log, 'pen') ~= me .. before then
     refused[#refused + 1] = stream
   else
-    if id ~= before then
-      if ARGV[at + 4] == '' then
-        redis.call('XADD', root .. 'events:' .. stream, id, 'd', ARGV[at + 3])
+    if d > 0 then
+      local data = sub(blob, next, next + d - 1)
+      if e == 0 then
+        call('XADD', root .. 'events:' .. stream, id, 'd', data)
       else
-        redis.call('XADD', root .. 'events:' .. stream, id, 'd', ARGV[at + 3], 's', ARGV[at + 4])
+        call('XADD', root .. 'events:' .. stream, id, 'd', data, 's', sub(blob, next + d, next + d + e - 1))
       end
     end
-    if note ~= '' then
-      redis.call('HSET', log, 'pen', me .. id, 'note', string.sub(note, 2))
-    elseif id ~= before then
-      redis.call('HSET', log, 'pen', me .. id)
+    if f > 0 then
+      call('HSET', log, 'pen', me .. id, 'note', sub(blob, next + d + e + 1, next + d + e + f - 1))
+    elseif d > 0 then
+      call('HSET', log, 'pen', me .. id)
     end
-    if turn ~= '' then finish(stream, unpack(cjson.decode(turn))) end
+    if g > 0 then finish(stream, unpack(cjson.decode(sub(blob, next + d + e + f, at - 1)))) end
   end
 end
 return refused

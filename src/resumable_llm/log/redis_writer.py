@@ -94,6 +94,8 @@ class Writer:
         self._wishes: list[tuple[str, str, str]] = []
         self._coming: set[str] = set()
         """Streams that may be ours in Redis already, and are not among the live."""
+        self._let_go = False
+        """Whether there is a log to follow that was ours."""
         self._failure: Exception | None = None
         self._full = False
         """Whether no more is taken, for Redis has been away for long."""
@@ -132,6 +134,7 @@ class Writer:
 
     def let_go(self, log: RedisLog) -> None:
         """It is not ours any more."""
+        self._let_go = True
         with self._queue:
             self._live.discard(log)
             self._done.notify_all()
@@ -177,7 +180,7 @@ class Writer:
             await asyncio.sleep(self._window if failures == 0 else _backoff(failures))
             try:
                 await self.flush()
-            except TROUBLE as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, appenders must hear of it, and nothing be lost
                 failures += 1
                 self.trouble(error)
             else:
@@ -208,11 +211,13 @@ class Writer:
                 if wishes:
                     self._work.set()
             self._well()
+        await self._follow_on()
 
     async def look(self, log: RedisLog) -> None:
         """Somebody else has done something to a log of ours."""
         async with self._writing:
             await self._compare(log)
+        await self._follow_on()
 
     async def renew(self) -> None:
         """Renew the lease, and interrupt the logs of those whose leases have lapsed, until cancelled."""
@@ -220,14 +225,15 @@ class Writer:
             begun = time.monotonic()
             left = self._renewed + self._lease - begun
             try:
-                await asyncio.wait_for(self.tick(), max(left, _RETRY_SECONDS) if left > 0 else None)
-            except TROUBLE as error:
+                await asyncio.wait_for(self.tick(), left if left > 0 else None)
+            except Exception as error:  # noqa: BLE001 - as above
                 self.trouble(error)
                 if time.monotonic() >= self._renewed + self._lease:
-                    self._interrupt(_AWAY)
+                    self._give_up()
                 await asyncio.sleep(_backoff(1))
             else:
                 self._renewed = begun
+                self._well()
                 await asyncio.sleep(min(_TICK_SECONDS, self._lease / 4))
 
     async def tick(self) -> None:
@@ -250,7 +256,8 @@ class Writer:
 
     async def leave(self) -> Exception | None:
         """Interrupt what runs, write what is left, and have no lease any more; returns why not all could be written."""
-        self._interrupt(_CLOSED)
+        for log in self._ours():
+            log.conclude(State.INTERRUPTED, _CLOSED)
         try:
             await self.flush()
             await self._link.run(LEAVE, self._me)
@@ -267,9 +274,8 @@ class Writer:
             news = self._failure is None
             self._failure = error
             self._doubt = _DOUBTS
-            live = list(self._live)
             self._done.notify_all()
-        self._full = sum(log.unsent for log in live) > MAX_UNSENT_BYTES
+        self._full = sum(log.unsent for log in self._ours()) > MAX_UNSENT_BYTES
         if news:
             _logger.warning("redis.away error=%s", error)
 
@@ -285,11 +291,22 @@ class Writer:
         failure = self._failure
         raise StoreFailed(f"Redis does not answer as it should: {failure}") from failure
 
-    def _interrupt(self, reason: str) -> None:
+    def _give_up(self) -> None:
+        """Our lease must have lapsed, and somebody else may have our logs."""
+        for log in self._ours():
+            if self.strict:
+                log.surrender(_AWAY)
+            else:  # readers have seen more than Redis has: it shall be told, if it has not given the log to another
+                log.conclude(State.INTERRUPTED, _AWAY)
+
+    async def _follow_on(self) -> None:
+        if self._let_go:
+            self._let_go = False
+            await self.follower.nudge()
+
+    def _ours(self) -> list[RedisLog]:
         with self._queue:
-            live = list(self._live)
-        for log in live:
-            log.conclude(State.INTERRUPTED, reason)
+            return list(self._live)
 
     async def _reopen(self, log: RedisLog) -> None:
         await self.flush()  # it may have been ours until now, and Redis not know its end
@@ -307,8 +324,8 @@ class Writer:
             self.own(log)
 
     async def _write(self, changes: Sequence[Change]) -> None:
-        arguments = [part for change in changes for part in change.arguments()]
-        refused = set(await self._link.run(WRITE, self._me, *arguments))
+        # In one piece, for redis-py is slow with many arguments.
+        refused = set(await self._link.run(WRITE, self._me, b"".join([change.pack() for change in changes])))
         for change in changes:
             log = change.log
             if log.stream.encode() not in refused:
@@ -332,13 +349,11 @@ class Writer:
     async def _reconcile(self) -> None:
         async with self._writing:
             ours = {name.decode() for name in await self._link.do("SMEMBERS", self._link.name(f"running:{self._me}"))}
-            with self._queue:
-                live = {log.stream: log for log in self._live}
-            for stream in ours - live.keys() - self._coming:
+            live = self._ours()
+            for stream in ours - {log.stream for log in live} - self._coming:
                 await self._link.run(DISOWN, self._me, stream, _UNKNOWN, repr(self.clock()))
-            for stream, log in live.items():
-                if stream not in ours:
-                    await self._compare(log)
+            for log in live:
+                await self._compare(log)
         copies = [log.stream for log in self._catalog.copies()]
         for stream in await self._link.run(GONE, *copies):
             self._catalog.drop(stream.decode())

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import secrets
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 Pairs = Iterable[tuple[bytes, bytes]]
@@ -39,6 +42,21 @@ def fingerprint_of(secret: bytes, method: str, path: bytes, query: bytes, body: 
 def credentials_in(query: bytes) -> bytes:
     """The fields of a query that are credentials, as they are."""
     return b"&".join(raw for name, _, raw in _fields(query) if name in _FIELDS)
+
+
+def secret_beside(path: Path) -> bytes:
+    """The secret that belongs to a file, in another one beside it, so that every process hashes alike.
+
+    Raises:
+        OSError: It cannot be read, or made.
+    """
+    file = Path(f"{path}.key")
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
+            made.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    return file.read_bytes()
 
 
 def _fields(query: bytes) -> list[tuple[bytes, bytes, bytes]]:

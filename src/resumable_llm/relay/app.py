@@ -42,7 +42,7 @@ from resumable_llm.relay.generation import STOPPED, Generation
 from resumable_llm.relay.messages import Client, Inbound, Pairs, Receive, Refused, Scope, downward
 from resumable_llm.relay.messages import Send as SendMessage
 from resumable_llm.relay.metrics import Metrics
-from resumable_llm.relay.reader import read_log
+from resumable_llm.relay.reader import STOPPED_ELSEWHERE, read_log
 from resumable_llm.relay.revival import revival_of
 from resumable_llm.relay.settings import RelaySettings
 from resumable_llm.relay.websocket import Socket
@@ -101,7 +101,8 @@ class Relay:
         self._remembered: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Logs that were here, so that one that has gone is told from one that never was."""
         self._closing = False
-        self._metrics = Metrics(self._running)
+        self._reading: dict[Client, Log] = {}
+        self._metrics = Metrics(self._running, self._reading)
 
     async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
         """Serve one request, or the lifespan."""
@@ -136,8 +137,14 @@ class Relay:
         return len(self._running)
 
     async def drain(self) -> None:
-        """Take no new requests, and let answers go on for as long as the settings say; then interrupt them."""
+        """Take no new requests, and let answers go on for as long as the settings say; then interrupt them.
+
+        Whoever reads what another relay generates is sent away at once, to read on there.
+        """
         self._closing = True
+        for client, log in self._reading.items():
+            if self._is_elsewhere(log):
+                client.leave()
         tasks = {generation.task for generation in self._running}
         if tasks:
             await asyncio.wait(tasks, timeout=self._settings.shutdown_seconds)
@@ -455,6 +462,8 @@ class Relay:
             await client.answer(204)
             return
         generation = self._by_log.get((head.scope, head.id))
+        if self._is_elsewhere(log):
+            self._must_be_open()
         if generation is not None and generation.readers >= self._settings.max_readers:
             raise Refused(429, "too_many_readers", "the stream has as many readers as it may", [(b"retry-after", b"5")])
         headers = [
@@ -476,11 +485,18 @@ class Relay:
                     stack.enter_context(revived.reading())
                 return goes_on
 
-            self._metrics.readers += 1
+            self._reading[client] = log
             try:
                 await read_log(log, after, client, status, headers, google=google, go_on=go_on)
             finally:
-                self._metrics.readers -= 1
+                del self._reading[client]
+            if client.left:
+                raise Moved
+
+    def _is_elsewhere(self, log: Log) -> bool:
+        """Whether another relay generates it."""
+        found = (log.head.scope, log.head.id)
+        return self._store.remote and log.state is State.RUNNING and found not in self._by_log
 
     async def _show(self, inbound: Inbound, client: Client, caller: str, name: str) -> None:
         log = await self._find(caller, name)
@@ -511,7 +527,7 @@ class Relay:
         if generation is not None:
             await generation.stop(State.CANCELLED, "cancelled", STOPPED)
         elif log.state is State.RUNNING:  # another relay generates it, and will notice
-            await self._ask(log.end, State.CANCELLED, STOPPED)
+            await self._ask(log.end, State.CANCELLED, STOPPED_ELSEWHERE)
         else:
             with suppress(Missing):  # somebody else was faster
                 await self._ask(self._store.delete, caller, name)

@@ -11,16 +11,23 @@ from collections.abc import Iterable
 
 from resumable_llm.core.events import BOM
 
-_USUAL = re.compile(rb"(?:event: [^\r\n]*\n)?data: [^\r\n]*\n\n").fullmatch
 _ID_LINES = re.compile(rb"^id: [0-9.]+\n", re.MULTILINE)
 _KEPT = (b"event", b"data")
+
+
+def is_frame(data: bytes) -> bool:
+    """Whether this is a single event already, as a log has it: a data line, and perhaps its name before."""
+    # Searched, not matched: a regular expression takes ten times as long to find the end of a line.
+    start = data.find(b"\n") + 1 if data.startswith(b"event: ") else 0
+    line = data.startswith(b"data: ", start) and data.find(b"\n", start) == len(data) - 2
+    return line and data.endswith(b"\n\n") and 13 not in data
 
 
 def frames_of(blocks: Iterable[bytes]) -> list[bytes]:
     """The events among some blocks: event and data lines, ended by LF. What has no data is no event."""
     frames = []
     for block in blocks:
-        if _USUAL(block):
+        if is_frame(block):
             frames.append(block)
             continue
         lines = block.removeprefix(BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import ResumableError
@@ -23,7 +24,7 @@ from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.log.errors import LogError
 from resumable_llm.log.model import Log, State
-from resumable_llm.relay.frames import error_frame, frames_of
+from resumable_llm.relay.frames import error_frame, frames_of, is_frame
 from resumable_llm.relay.settings import RelaySettings
 from resumable_llm.transports.aiohttp import ERRORS, FAMILY_ERROR, AiohttpExchange
 from resumable_llm.transports.call import limits_of
@@ -35,6 +36,7 @@ BeginLog = Callable[[AiohttpExchange, str], Awaitable["tuple[Log, bool]"]]
 """Begins the log of an answer, given the response and the dialect's name; as `Store.begin`."""
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
+_MAX_TRANSCRIPT_BYTES = 1024 * 1024  # the log has all of it; this is for comparing, and to complete it from a poll
 _NOBODY = "nobody has read the answer, so it was stopped"
 STOPPED = "the answer was stopped, as its owner asked"
 
@@ -94,9 +96,8 @@ class Generation:
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         policy = settings.policy
-        talk = Conversation(
-            plan, dialect or ANY_EVENT_STREAM, policy.backoff, limits_of(policy), key=key, checkpoint=checkpoint
-        )
+        limits = replace(limits_of(policy), max_transcript_bytes=_MAX_TRANSCRIPT_BYTES)
+        talk = Conversation(plan, dialect or ANY_EVENT_STREAM, policy.backoff, limits, key=key, checkpoint=checkpoint)
         self._notes = Notes(talk) if noted else None
         self._slices = 0
         self._worth_noting = False
@@ -189,14 +190,17 @@ class Generation:
     async def _fill(self, log: Log) -> None:
         split = EVENT_STREAM.splitter(sys.maxsize).split
         talk = self._driver.conversation
+
+        def keep(data: bytes) -> None:
+            if frames := [data] if is_frame(data) else frames_of(split(data)):
+                log.append(frames, note=self._note_now(), wait=False)
+
         _logger.info("relay.begun id=%s dialect=%s", self._id, talk.dialect.name)
         try:
             if self._resumes and not await self._driver.begin():
                 self._end(State.FAILED, "cannot_resume", "the upstream has refused to go on")
                 return
-            async for data in self._driver.slices():
-                if frames := frames_of(split(data)):
-                    log.append(frames, note=self._note_now(), wait=False)
+            await self._driver.pour(keep)
         except ResumableError as error:
             self._end(State.FAILED, _WORD.sub("_", type(error).__name__).lower(), str(error))
         except LogError as error:
@@ -229,7 +233,8 @@ class Generation:
         loop = asyncio.get_running_loop()
 
         def look() -> None:
-            if log.state is not State.RUNNING and not self._stopped and self._ending is None:
+            ours = self._stopped or self.outcome is not None or self._ending is not None
+            if log.state is not State.RUNNING and not ours:
                 self._ending = asyncio.create_task(self._lose(log, "another relay has it"))
 
         def wake() -> None:

@@ -136,6 +136,7 @@ class Client:
 
     def __init__(self, receive: Receive, send: Send, seconds: float) -> None:
         self.gone = False
+        self.left = False
         self._send = send
         self._seconds = seconds
         self._receive = receive
@@ -178,6 +179,11 @@ class Client:
         self.watch(waiter.cancel)
         await asyncio.wait({waiter})
         return event.is_set() and not self.gone
+
+    def leave(self) -> None:
+        """Serve the caller no more, as if they had gone."""
+        self.gone = self.left = True
+        self.close()
 
     def close(self) -> None:
         """Watch no more."""

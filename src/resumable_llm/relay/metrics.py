@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
@@ -31,14 +31,14 @@ class Metrics(Collector):
 
     Args:
         running: What is generated now.
+        reading: Who reads now, or waits for what comes next.
     """
 
-    def __init__(self, running: Iterable[Generation]) -> None:
-        self.readers = 0
-        """Who reads an answer now, or waits for its next event; over WebSocket, too."""
+    def __init__(self, running: Collection[Generation], reading: Collection[object]) -> None:
         self.sockets = 0
-        """Who of them does so over WebSocket."""
+        """WebSockets that are open."""
         self._running = running
+        self._reading = reading
         self._ended: Counter[tuple[str, str]] = Counter()
         self._events = 0
         self._bytes = 0
@@ -115,7 +115,7 @@ class Metrics(Collector):
         """What is known at this moment."""
         reports = [each.report for each in self._running]
         yield _gauge("answers_running", "Answers that are being generated.", len(reports))
-        yield _gauge("readers", "Who reads an answer, over HTTP or WebSocket.", self.readers)
+        yield _gauge("readers", "Who reads an answer, over HTTP or WebSocket.", len(self._reading))
         yield _gauge("websockets", "WebSockets that are open.", self.sockets)
         yield _counter(
             "answers", "Answers by dialect and by how they ended.", ("dialect", "state"), self._ended.items()

@@ -15,6 +15,7 @@ from resumable_llm.relay.frames import error_frame, without_ids
 from resumable_llm.relay.messages import Client, Pairs
 
 INTERRUPTED = "the relay was stopped while the answer was generated, and the rest of it is not here"
+STOPPED_ELSEWHERE = "the answer was stopped by way of another relay, as its owner asked"
 
 
 async def _never() -> bool:
@@ -43,21 +44,26 @@ async def read_log(
         go_on: Asked when the answer is found interrupted: whether it goes on, so that there will be more to read.
     """
     loop, here = asyncio.get_running_loop(), threading.get_ident()
-    news = asyncio.Event()
+    news = loop.create_future()
+
+    def tell() -> None:
+        if not news.done():
+            news.set_result(None)
 
     def wake() -> None:
         if threading.get_ident() == here:
-            news.set()
+            tell()
         else:  # a store that writes in a thread
-            loop.call_soon_threadsafe(news.set)
+            loop.call_soon_threadsafe(tell)
 
-    client.watch(news.set)
+    client.watch(tell)
     unsubscribe = log.subscribe(wake)
     try:
         await client.start(status, headers)
         last = b""
         while not client.gone:
-            news.clear()
+            if news.done():
+                news = loop.create_future()
             state = log.state  # before the events are read: none comes behind an end that was seen
             try:
                 data, after = log.read(after)
@@ -66,17 +72,26 @@ async def read_log(
                 break
             if data:
                 await client.write(without_ids(data) if google else data)
-            elif state is State.RUNNING:
-                await news.wait()
+                if after < log.last:
+                    continue
+            if state is State.RUNNING:
+                await news
+            elif state is State.INTERRUPTED and await go_on():
+                if log.state is State.INTERRUPTED:  # it takes a moment until readers may know
+                    await news
             else:
-                if state is State.INTERRUPTED:
-                    if await go_on():
-                        if log.state is State.INTERRUPTED:  # it takes a moment until readers may know
-                            await news.wait()
-                        continue
-                    last = error_frame("interrupted", INTERRUPTED, google=google)
+                last = _last_words(log, state, google=google)
                 break
         if not client.gone:
             await client.write(last, more=False)
     finally:
         unsubscribe()
+
+
+def _last_words(log: Log, state: State, *, google: bool) -> bytes:
+    """What nobody could write into the log of how it ended."""
+    if state is State.INTERRUPTED:
+        return error_frame("interrupted", INTERRUPTED, google=google)
+    if log.reason == STOPPED_ELSEWHERE:
+        return error_frame("cancelled", STOPPED_ELSEWHERE, google=google)
+    return b""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from resumable_llm.core.events import EventDecoder
+from resumable_llm.core.events import Event, EventDecoder
 from resumable_llm.log.model import Log, State
 from resumable_llm.log.scope import credentials_in
 from resumable_llm.relay.messages import Message, Pairs, Receive, Scope, Send
@@ -30,6 +30,10 @@ ENDED, COME_AGAIN, REFUSED = 1000, 1012, 4000
 
 # A cookie is not among them: browsers send it by themselves.
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
+
+_ENDS = frozenset(state.value for state in State) - {State.RUNNING.value, State.INTERRUPTED.value}
+
+_AT_ONCE = 64
 
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -91,23 +95,27 @@ class Socket:
             if self._status >= 300:
                 await self._refuse(body)
                 return
-            for event in self._events.feed(body):
+            events = self._events.feed(body)
+            for number, event in enumerate(events, 1):
                 text = f'{{"id": {_json(event.id)}, "event": {_json(event.event)}, "data": {_json(event.data)}}}'
                 await self._send({"type": "websocket.send", "text": text})
+                if not number % _AT_ONCE:
+                    await asyncio.sleep(0)  # a server may take thousands without a pause, and others wait
             if not message.get("more_body", False):
-                await self._close(cut_short=bool(body))
+                await self._close(events)
 
     async def _accept(self) -> None:
         chosen = PROTOCOL if PROTOCOL in self._offered else None
         await self._send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
 
-    async def _close(self, *, cut_short: bool) -> None:
+    async def _close(self, last_words: list[Event]) -> None:
+        """Say how it ended: as the relay's last words have it, where the log itself could not tell."""
         assert self.log is not None
-        state = self.log.state
-        if cut_short or state in (State.RUNNING, State.INTERRUPTED):
-            await self._send({"type": "websocket.close", "code": COME_AGAIN, "reason": State.INTERRUPTED.value})
-        else:
-            await self._send({"type": "websocket.close", "code": ENDED, "reason": state.value})
+        reason: str = self.log.state.value
+        if last_words:
+            reason = json.loads(last_words[-1].data).get("code", reason)
+        code = ENDED if reason in _ENDS else COME_AGAIN
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _refuse(self, body: bytes) -> None:
         if self._shows_status:

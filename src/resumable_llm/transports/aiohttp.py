@@ -80,18 +80,16 @@ class _Response(AiohttpExchange):
 class _Tap(asyncio.Protocol):
     """Stands between a connection and aiohttp, and hands over what has come in the very callback that has brought it.
 
-    A task that waits for each piece would cost a future, a turn of the event loop and a system call for each, which is
-    as much as everything that the relay does about an event.
+    A task that waits for each piece would cost a future, a turn of the event loop and a system call for each: as much as
+    all that the relay does about an event.
 
     Args:
-        response: Whose connection.
+        response: Whose body.
         silence: How long it may be silent, in seconds.
         take: Given each piece, says whether it wants more.
     """
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, silence: float | None, take: Callable[[bytes], bool]
-    ) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, silence: float | None, take: Callable[[bytes], bool]) -> None:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[bool] = self._loop.create_future()
         """Done when the body has ended (True), when no more is wanted (False), or with what went wrong."""
@@ -100,34 +98,84 @@ class _Tap(asyncio.Protocol):
         self._silence = silence
         self._heard = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        connection = response.connection  # None: all of it has come
-        self._transport = None if connection is None else connection.transport
-        self._inner = None if connection is None else connection.protocol
-        if self._transport is not None and self._inner is not None:
+        connection = response.connection  # None if all has come
+        self._inner = connection.protocol if connection is not None else None
+        self._transport = connection.transport if connection is not None else None
+        if self._inner is not None and self._transport is not None:
+            self._inner.read_timeout = None  # which would be set anew for each piece
             self._transport.set_protocol(self)
             if silence is not None:
-                # Theirs is set anew for each piece.
-                self._inner.read_timeout = None
                 self._timer = self._loop.call_later(silence, self._check)
         self.look()
 
     def look(self) -> None:
         """Hand over what is there."""
-        over, read = self.over, self._content.read_nowait
-        self._heard = self._loop.time()
+        over, content = self.over, self._content
         try:
-            while not over.done() and (data := read()):
+            while not over.done() and (data := content.read_nowait()):
                 if not self._take(data):
-                    self._end(lambda: over.set_result(False))
-            if not over.done() and self._content.at_eof():
-                self._end(lambda: over.set_result(True))
-        except Exception as error:  # noqa: BLE001 - whoever waits is told
+                    self._end(False)
+            if not over.done() and content.at_eof():
+                self._end(True)
+        except Exception as error:  # noqa: BLE001 - for whoever waits
             self._fail(error)
 
     def remove(self) -> None:
-        """Let aiohttp have its connection again, at once: at the end of a body another request may get it."""
-        ...
- -> aiohttp.ClientSession:
+        """Give aiohttp its connection back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._inner is not None and self._transport is not None:
+            self._inner.read_timeout = self._silence
+            self._transport.set_protocol(self._inner)
+            self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        assert self._inner is not None
+        self._heard = self._loop.time()
+        self._inner.data_received(data)
+        self.look()
+
+    def eof_received(self) -> bool | None:
+        assert self._inner is not None
+        self._inner.eof_received()
+        self.look()
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        assert self._inner is not None
+        self._inner.connection_lost(error)
+        self.look()
+
+    def pause_writing(self) -> None:
+        assert self._inner is not None
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        assert self._inner is not None
+        self._inner.resume_writing()
+
+    # At once, not when whoever waits wakes up: at its end another request may get the connection.
+
+    def _end(self, result: bool) -> None:
+        self.remove()
+        self.over.set_result(result)
+
+    def _fail(self, error: Exception) -> None:
+        self.remove()
+        if not self.over.done():
+            self.over.set_exception(error)
+
+    def _check(self) -> None:
+        assert self._silence is not None
+        left = self._heard + self._silence - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check)
+        else:
+            self._fail(aiohttp.SocketTimeoutError("the connection is silent"))
+
+
+def new_session() -> aiohttp.ClientSession:
     """A session for the requests of many callers: it keeps no cookies and has no bound on connections."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),

@@ -20,8 +20,8 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.fallback import WAYS, Habits
 from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.machine import Conversation
-from resumable_llm.core.model import Fallback, Headers, Limits, RequestPlan
-from resumable_llm.dialects import recognise
+from resumable_llm.core.model import Checkpoint, Fallback, Headers, Limits, Past, RequestPlan
+from resumable_llm.dialects import named, recognise
 from resumable_llm.policy import RetryPolicy
 
 BYPASS = "resumable_llm.bypass"
@@ -181,14 +181,19 @@ def converse(
     fallback: Sequence[Fallback] = (),
     can_continue: bool | None = None,
     habits: Habits | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    past: Past | None = None,
 ) -> Conversation:
     """The conversation about a call; its options are those of `Conversation`."""
     return Conversation(
         call.plan,
-        call.dialect,
+        call.dialect if checkpoint is None else named(checkpoint.dialect),
         policy.backoff,
         limits_of(policy),
         key=call.key,
+        checkpoint=checkpoint,
+        past=past,
         fallback=fallback,
         can_continue=can_continue,
         habits=habits,

@@ -6,21 +6,24 @@ The file for httpx differs in the import alone; a test holds the two equal.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from typing import Any
 
 import httpx2 as http
 from typing_extensions import Self
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.fallback import Habits
-from resumable_llm.core.model import Fallback
+from resumable_llm.core.model import Checkpoint, Fallback, Past
 from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
-from resumable_llm.drivers.handle import AsyncHandle, Handle
+from resumable_llm.drivers.handle import AsyncHandle, AsyncSource, Handle, Source
 from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.policy import RetryPolicy, policy_or_default
 from resumable_llm.transports import call as calls
 from resumable_llm.transports import relayed
+from resumable_llm.transports.journal import AsyncJournal, Journal
+from resumable_llm.transports.shelf import AnyJournal, Kept, Pairs
 
 ERRORS = (http.TimeoutException, http.NetworkError, http.RemoteProtocolError, http.ProxyError, http.DecodingError)
 """What another attempt may mend. A URL or a request that is wrong in itself is not among them."""
@@ -43,6 +46,7 @@ class ResumableTransport(http.BaseTransport):
         can_continue: Whether models go on from a partial answer; see `wrap`.
         upgrade: Make requests resumable before they are sent, where their protocol knows how; see `wrap`.
         relay: Where calls for streams are sent in place of their provider; see `wrap`.
+        journal: Where answers are kept on this side, as a path or a store; see `wrap`.
         on_event: Called with a `Notice` when something happens to a stream.
     """
 
@@ -55,6 +59,7 @@ class ResumableTransport(http.BaseTransport):
         can_continue: bool | None = None,
         upgrade: bool = False,
         relay: str | None = None,
+        journal: AnyJournal = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.HTTPTransport()
@@ -66,6 +71,7 @@ class ResumableTransport(http.BaseTransport):
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
         self._way = relayed.Way(relay, NOT_CONNECTED)
+        self._journal = Journal(journal, FAMILY_ERROR, on_event)
 
     def handle_request(self, request: http.Request) -> http.Response:
         """Send a request; watch over its answer if it is an event stream."""
@@ -73,7 +79,11 @@ class ResumableTransport(http.BaseTransport):
             self._way.allow_direct(str(request.url))
             return self.wrapped.handle_request(request)
         call = self._calls.prepare(request)
+        entry = self._journal.entry(call, request)
         if call is not None:
+            kept = self._journal.find(entry)
+            if kept is not None:
+                return self._again(call, request, kept)
             begun = False
             try:
                 call = self._way.take(call)
@@ -92,12 +102,9 @@ class ResumableTransport(http.BaseTransport):
             driver = self._watch(calls.Call(calls.plan_of(request), ANY_EVENT_STREAM, None), request)
             driver.first()
         driver.adopt(exchange(response))
-        return http.Response(
-            response.status_code,
-            headers=calls.passed_headers(response, driver.conversation.dialect),
-            stream=_Body(driver),
-            extensions={**response.extensions, calls.HANDLE: Handle(driver)},
-        )
+        headers = calls.passed_headers(response, driver.conversation.dialect)
+        source = self._journal.record(entry, driver, response.status_code, headers)
+        return _response(response.status_code, headers, source, response.extensions)
 
     def __enter__(self) -> Self:
         self.wrapped.__enter__()
@@ -108,12 +115,23 @@ class ResumableTransport(http.BaseTransport):
         if self.owner is None or self.owner.is_alone():
             self.wrapped.close()
 
-    def _watch(self, call: calls.Call, request: http.Request) -> SyncDriver:
+    def _again(self, call: calls.Call, request: http.Request, kept: Kept) -> http.Response:
+        """The answer that the journal has, and then the rest of it."""
+        if kept.may_go_on:
+            call = self._way.take(call)
+        source = self._journal.go_on(kept, self._watch(call, request, kept.start, kept.past))
+        return _response(kept.log.head.status, kept.headers, source, {})
+
+    def _watch(
+        self, call: calls.Call, request: http.Request, checkpoint: Checkpoint | None = None, past: Past | None = None
+    ) -> SyncDriver:
         def opener(send: Send) -> Exchange:
             self._way.check(call)
             return exchange(self._send(call, send, request))
 
-        talk = calls.converse(call, self._policy, self._fallback, self._can_continue, self._habits)
+        talk = calls.converse(
+            call, self._policy, self._fallback, self._can_continue, self._habits, checkpoint=checkpoint, past=past
+        )
         return SyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
 
     def _send(self, call: calls.Call, send: Send, request: http.Request) -> http.Response:
@@ -140,16 +158,22 @@ def outgoing(send: Send, first: http.Request, policy: RetryPolicy) -> http.Reque
     )
 
 
+def _response(status: int, headers: Pairs, source: Source, extensions: dict[str, Any]) -> http.Response:
+    """The response whose body is what a source gives."""
+    told = {**extensions, calls.HANDLE: Handle(source)}
+    return http.Response(status, headers=list(headers), stream=_Body(source), extensions=told)
+
+
 class _Body(http.SyncByteStream):
-    def __init__(self, driver: SyncDriver) -> None:
-        self._driver = driver
-        self._slices = driver.slices()
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._slices = source.slices()
 
     def __iter__(self) -> Iterator[bytes]:
         return self._slices  # always the same: a second iteration goes on where the first stopped
 
     def close(self) -> None:
-        self._driver.abandon()
+        self._source.abandon()
 
 
 def exchange(response: http.Response) -> Exchange:
@@ -172,6 +196,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         can_continue: bool | None = None,
         upgrade: bool = False,
         relay: str | None = None,
+        journal: AnyJournal = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self.wrapped = transport or http.AsyncHTTPTransport()
@@ -183,6 +208,7 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         self.owner: calls.Owner | None = None  # `wrap` says who else uses the transport within
         self._calls = calls.Calls(upgrade=upgrade)
         self._way = relayed.AsyncWay(relay, NOT_CONNECTED)
+        self._journal = AsyncJournal(journal, FAMILY_ERROR, on_event)
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
         """Send a request; watch over its answer if it is an event stream."""
@@ -190,7 +216,11 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
             self._way.allow_direct(str(request.url))
             return await self.wrapped.handle_async_request(request)
         call = self._calls.prepare(request)
+        entry = self._journal.entry(call, request)
         if call is not None:
+            kept = await self._journal.find(entry)
+            if kept is not None:
+                return await self._again(call, request, kept)
             begun = False
             try:
                 call = await self._way.take(call)
@@ -209,12 +239,9 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
             driver = self._watch(calls.Call(calls.plan_of(request), ANY_EVENT_STREAM, None), request)
             driver.first()
         driver.adopt(async_exchange(response))
-        return http.Response(
-            response.status_code,
-            headers=calls.passed_headers(response, driver.conversation.dialect),
-            stream=_AsyncBody(driver),
-            extensions={**response.extensions, calls.HANDLE: AsyncHandle(driver)},
-        )
+        headers = calls.passed_headers(response, driver.conversation.dialect)
+        source = await self._journal.record(entry, driver, response.status_code, headers)
+        return _async_response(response.status_code, headers, source, response.extensions)
 
     async def __aenter__(self) -> Self:
         await self.wrapped.__aenter__()
@@ -225,12 +252,23 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
         if self.owner is None or self.owner.is_alone():
             await self.wrapped.aclose()
 
-    def _watch(self, call: calls.Call, request: http.Request) -> AsyncDriver:
+    async def _again(self, call: calls.Call, request: http.Request, kept: Kept) -> http.Response:
+        """The answer that the journal has, and then the rest of it."""
+        if kept.may_go_on:
+            call = await self._way.take(call)
+        source = await self._journal.go_on(kept, self._watch(call, request, kept.start, kept.past))
+        return _async_response(kept.log.head.status, kept.headers, source, {})
+
+    def _watch(
+        self, call: calls.Call, request: http.Request, checkpoint: Checkpoint | None = None, past: Past | None = None
+    ) -> AsyncDriver:
         async def opener(send: Send) -> AsyncExchange:
             await self._way.check(call)
             return async_exchange(await self._send(call, send, request))
 
-        talk = calls.converse(call, self._policy, self._fallback, self._can_continue, self._habits)
+        talk = calls.converse(
+            call, self._policy, self._fallback, self._can_continue, self._habits, checkpoint=checkpoint, past=past
+        )
         return AsyncDriver(talk, opener, ERRORS, FAMILY_ERROR, on_event=self._on_event)
 
     async def _send(self, call: calls.Call, send: Send, request: http.Request) -> http.Response:
@@ -239,10 +277,16 @@ class AsyncResumableTransport(http.AsyncBaseTransport):
             return await transport.handle_async_request(outgoing(send, request, self._policy))
 
 
+def _async_response(status: int, headers: Pairs, source: AsyncSource, extensions: dict[str, Any]) -> http.Response:
+    """The response whose body is what a source gives."""
+    told = {**extensions, calls.HANDLE: AsyncHandle(source)}
+    return http.Response(status, headers=list(headers), stream=_AsyncBody(source), extensions=told)
+
+
 class _AsyncBody(http.AsyncByteStream):
-    def __init__(self, driver: AsyncDriver) -> None:
-        self._driver = driver
-        self._slices = driver.slices()
+    def __init__(self, source: AsyncSource) -> None:
+        self._source = source
+        self._slices = source.slices()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self  # always the same: a second iteration goes on where the first stopped
@@ -252,7 +296,7 @@ class _AsyncBody(http.AsyncByteStream):
         return self._slices.__anext__()
 
     async def aclose(self) -> None:
-        await self._driver.abandon()
+        await self._source.abandon()
         await calls.end_generator(self._slices)
 
 

@@ -14,6 +14,7 @@ from resumable_llm.drivers.exchange import OnEvent
 from resumable_llm.drivers.handle import AsyncHandle, Handle
 from resumable_llm.policy import RetryPolicy
 from resumable_llm.transports.call import HANDLE, Owner, ways_of
+from resumable_llm.transports.shelf import AnyJournal
 from resumable_llm.wrapping import clients, http, langchain, pydantic_ai
 
 ClientT = TypeVar("ClientT")
@@ -27,6 +28,7 @@ def wrap(
     can_continue: bool | None = None,
     upgrade: bool = False,
     relay: str | None = None,
+    journal: AnyJournal = None,
     on_event: OnEvent | None = None,
 ) -> ClientT:
     """Return a copy of a client whose event streams survive dropped connections.
@@ -47,6 +49,9 @@ def wrap(
         relay: The URL of a relay that stands in front of the client's provider: calls for event streams are sent there,
             as they are, with the caller's credentials, and survive there; all else goes directly. ``"local"``: one of
             your own, on this machine, started when it is needed. There is no way around a relay that cannot be reached.
+        journal: A path, or a store of `resumable_llm.log`, where answers are kept on this side. A call that is made
+            again, with an ``Idempotency-Key`` of its caller's and the same request, in this process or another, is
+            given what was received, and then the rest. Calls without a key of their own are not kept.
         on_event: Called with a `Notice` when something happens to a stream: a drop, a way back, the end.
 
     Returns:
@@ -57,7 +62,8 @@ def wrap(
         ValueError: ``fallback`` names no way that there is, or ``relay`` is no URL of a relay.
         ModuleNotFoundError: A local relay needs packages that are not installed.
         TypeError: It is no client that this version knows, or one that cannot be watched over, or ``policy`` is no
-            `RetryPolicy`; the message says what to do.
+            `RetryPolicy`, or ``journal`` neither a path nor a store; the message says what to do.
+        LogError: The journal cannot be opened, or another process has it open; of `resumable_llm.log`.
     """
     options = {
         "policy": policy,
@@ -65,6 +71,7 @@ def wrap(
         "can_continue": can_continue,
         "upgrade": upgrade,
         "relay": relay,
+        "journal": journal,
         "on_event": on_event,
     }
 

@@ -1,0 +1,176 @@
+"""What is measured of a relay. Each function starts one, measures it once, and ends it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import quantiles
+
+from benchmarks.relay import processes
+from benchmarks.relay.load import Crowd, Reader, get, post, streams
+from benchmarks.relay.subjects import Start, Subject
+from benchmarks.relay.upstream import order
+
+Numbers = dict[str, float]
+
+_RAMP, _SETTLE, _SPARE = 1.0, 0.5, 0.5
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Something to measure.
+
+    Attributes:
+        title: Of its table.
+        note: What the numbers are.
+        subjects: Who is measured; the first is what the others are held against.
+        measure: Measures one, given the upstream's port too.
+        baseline: Who is taken away from all the others' times: what the client and the upstream take by themselves.
+        times: The names of those numbers.
+    """
+
+    title: str
+    note: str
+    subjects: tuple[str, ...]
+    measure: Callable[[Start, int], Numbers]
+    baseline: str | None = None
+    times: tuple[str, ...] = ()
+
+
+def tokens(start: Start, upstream: int, *, count: int, rate: int, seconds: float = 4.0) -> Numbers:
+    """Many streams at once.
+
+    Args:
+        start: Starts the relay.
+        upstream: Its upstream's port.
+        count: How many streams.
+        rate: How many events a second each has.
+        seconds: How long to measure, behind a second and a half in which the streams begin.
+    """
+    events = int(rate * (_RAMP + _SETTLE + seconds + _SPARE))
+    with start(upstream) as subject:
+        _warm_up(subject)
+        crowd = Crowd(subject.port, streams(count, events, rate, _RAMP))
+        crowd.connect()
+        begun = time.monotonic()
+        crowd.run(lambda: time.monotonic() - begun > _RAMP + _SETTLE, begun=begun)
+        crowd.measuring, seen, cpu = True, crowd.events, _cpu(subject)
+        crowd.run(lambda: time.monotonic() - begun > _RAMP + _SETTLE + seconds, begun=begun)
+        crowd.measuring, seen, cpu = False, crowd.events - seen, _cpu(subject) - cpu
+        crowd.run(begun=begun)
+        crowd.close()
+    late = [each / 1000 for reader in crowd.readers for each in reader.late]
+    firsts = [(reader.first - reader.asked) / 1000 for reader in crowd.readers]
+    percentiles = quantiles(late, n=100)
+    return {
+        "first": quantiles(firsts, n=2)[0],
+        "p50": percentiles[49],
+        "p99": percentiles[98],
+        "cpu": cpu / seen * 1e6,
+    }
+
+
+def memory(start: Start, upstream: int, *, count: int = 500) -> Numbers:
+    """Many streams that hardly say anything."""
+    with start(upstream) as subject:
+        _warm_up(subject)
+        crowd = Crowd(subject.port, streams(count, 8, 1, 2.0))
+        crowd.connect()
+        time.sleep(0.5)
+        before, begun = _resident(subject), time.monotonic()
+        crowd.run(lambda: time.monotonic() - begun > 4.0, begun=begun)
+        grown = _resident(subject) - before
+        crowd.close()
+    return {"KiB": grown / count / 1024}
+
+
+def readers(start: Start, upstream: int, *, count: int = 500) -> Numbers:
+    """Many readers of one stream that hardly says anything."""
+    with start(upstream) as subject:
+        _warm_up(subject)
+        crowd = _gathered(subject, count=5, events=8, rate=1)
+        before = _resident(subject)
+        _join(crowd, count)
+        grown = _resident(subject) - before
+        crowd.close()
+    return {"KiB": grown / count / 1024}
+
+
+def fan_out(start: Start, upstream: int, *, count: int = 100, events: int, rate: int) -> Numbers:
+    """One stream with many readers."""
+    with start(upstream) as subject:
+        _warm_up(subject)
+        crowd = _gathered(subject, count=count, events=events, rate=rate)
+        seen, cpu, begun = crowd.events, _cpu(subject), time.monotonic()
+        crowd.run()
+        seen, cpu, taken = crowd.events - seen, _cpu(subject) - cpu, time.monotonic() - begun
+        crowd.close()
+    return {"cpu": cpu / seen * 1e6, "deliveries per second and core": seen / cpu, "per second": seen / taken}
+
+
+def storm(start: Start, upstream: int, *, count: int = 1000, events: int = 200) -> Numbers:
+    """Many readers who come back at once, for the end of an answer that is complete."""
+    with start(upstream) as subject:
+        if subject.folder is None:
+            crowd = _gathered(subject, count=1, events=events + 50, rate=0)
+            crowd.run()
+            crowd.close()
+            request = get(_location(crowd.readers[0]), after=51)
+        else:
+            (subject.folder / "answer").write_bytes(_answer(events))
+            request = get("/answer")
+        back = Crowd(subject.port, [Reader(request) for _ in range(20)])
+        back.run()
+        back.close()
+        back, cpu = Crowd(subject.port, [Reader(request) for _ in range(count)]), _cpu(subject)
+        begun = time.monotonic()
+        back.run()
+        taken, cpu = time.monotonic() - begun, _cpu(subject) - cpu
+        back.close()
+    assert all(reader.events == events - 1 for reader in back.readers), {reader.events for reader in back.readers}
+    return {"ms": taken * 1000, "cpu": cpu / count * 1e6}
+
+
+def _answer(events: int) -> bytes:
+    from benchmarks.relay.upstream import DONE, event
+
+    told = [event() for _ in range(events - 1)] + [DONE]
+    return b"".join(b"id: %d\n%b" % (number, block) for number, block in enumerate(told, 52))
+
+
+def _warm_up(subject: Subject) -> None:
+    crowd = Crowd(subject.port, streams(5, 10, 100, 0.1))
+    crowd.run()
+    crowd.close()
+    time.sleep(0.2)
+
+
+def _gathered(subject: Subject, *, count: int, events: int, rate: int) -> Crowd:
+    """A stream that has begun, and its readers, who have all read something."""
+    crowd = Crowd(subject.port, [Reader(post(order(events, rate)))])
+    crowd.run(lambda: crowd.events > 0)
+    _join(crowd, count - 1)
+    return crowd
+
+
+def _join(crowd: Crowd, count: int) -> None:
+    path = _location(crowd.readers[0])
+    crowd.add([Reader(get(path)) for _ in range(count)])
+    crowd.run(lambda: all(reader.events for reader in crowd.readers))
+
+
+def _location(reader: Reader) -> str:
+    found = re.search(rb"(?i)\r\nlocation: (\S+)", reader.head)
+    assert found is not None, reader.head
+    return found[1].decode()
+
+
+def _cpu(subject: Subject) -> float:
+    return 0.0 if subject.pid is None else processes.cpu(subject.pid)
+
+
+def _resident(subject: Subject) -> int:
+    return 0 if subject.pid is None else processes.resident(subject.pid)

@@ -1,0 +1,321 @@
+"""``wrap(journal=...)`` with real SDKs over real sockets; and processes that are killed, at every event."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic import Anthropic, AsyncAnthropic
+from openai import APIConnectionError, AsyncOpenAI, OpenAI
+
+import resumable_llm as rl
+from resumable_llm.log import SqliteStore
+from tests.sdks import cuts
+from tests.sockets import wire
+from tests.sockets.clients import FOREIGN_GENERATORS, policy
+from tests.sockets.scripted import EVENT_STREAM, Answer, End, Request, Scripted
+
+pytestmark = [pytest.mark.slow, FOREIGN_GENERATORS]
+
+NAMED = {"Idempotency-Key": "cell-7"}
+RESPONSES: dict[str, Any] = {"model": "m", "input": "?", "background": True, "extra_headers": NAMED, "stream": True}
+CHAT: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "?"}],
+    "extra_headers": NAMED,
+    "stream": True,
+}
+MESSAGES: dict[str, Any] = {**CHAT, "max_tokens": 9}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    with closing(SqliteStore(tmp_path / "answers.db")) as made:
+        yield made
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A call of an SDK.
+
+    Attributes:
+        sdk: Makes the client.
+        async_sdk: The same for asynchronous code.
+        create: Finds what makes the call.
+        options: Of the call.
+        events: What the server says.
+    """
+
+    sdk: Callable[..., Any]
+    async_sdk: Callable[..., Any]
+    create: Callable[[Any], Any]
+    options: dict[str, Any]
+    events: list[wire.Event]
+
+
+KINDS = {
+    "responses": Kind(OpenAI, AsyncOpenAI, lambda api: api.responses.create, RESPONSES, wire.responses()),
+    "chat": Kind(OpenAI, AsyncOpenAI, lambda api: api.chat.completions.create, CHAT, wire.chat()),
+    "messages": Kind(Anthropic, AsyncAnthropic, lambda api: api.messages.create, MESSAGES, wire.messages()),
+}
+by_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+def read(kind: Kind, url: str, store: SqliteStore, *, take: int | None = None, key: str = "mine") -> list[Any]:
+    api = rl.wrap(kind.sdk(base_url=url, api_key=key), policy=policy(), journal=store)
+    heard = []
+    with api, kind.create(api)(**kind.options) as stream:
+        for event in stream:
+            heard.append(event.to_dict())
+            if len(heard) == take:
+                break
+    return heard
+
+
+async def aread(kind: Kind, url: str, store: SqliteStore, *, take: int | None = None) -> list[Any]:
+    api = rl.wrap(kind.async_sdk(base_url=url, api_key="mine"), policy=policy(), journal=store)
+    heard = []
+    async with api, await kind.create(api)(**kind.options) as stream:
+        async for event in stream:
+            heard.append(event.to_dict())
+            if len(heard) == take:
+                break
+    return heard
+
+
+@by_kind
+def test_a_finished_answer_is_told_again(kind: Kind, store: SqliteStore) -> None:
+    with Scripted(Answer(wire.blocks(kind.events))) as server:
+        first = read(kind, server.url, store)
+        assert read(kind, server.url, store) == first != []
+        assert len(server.requests) == 1
+
+
+@by_kind
+async def test_a_finished_answer_is_told_again_async(kind: Kind, store: SqliteStore) -> None:
+    with Scripted(Answer(wire.blocks(kind.events))) as server:
+        first = await aread(kind, server.url, store)
+        assert await aread(kind, server.url, store) == first != []
+        assert len(server.requests) == 1
+
+
+@by_kind
+def test_another_key_of_the_provider_does_not_see_it(kind: Kind, store: SqliteStore) -> None:
+    with Scripted(*[Answer(wire.blocks(kind.events))] * 2) as server:
+        assert read(kind, server.url, store) == read(kind, server.url, store, key="yours")
+        assert server.methods == ["POST", "POST"]
+
+
+@by_kind
+def test_an_interrupted_answer_is_gone_on_with(kind: Kind, store: SqliteStore) -> None:
+    """Resumable, or numbered by whoever stands in front."""
+    events = kind.events if kind.options is RESPONSES else wire.numbered(kind.events)
+    rest = cuts.starting_after(events) if kind.options is RESPONSES else cuts.honour(events)
+    with Scripted(Answer(wire.blocks(events)), rest=rest) as server:
+        for count in (1, 4, 7):
+            assert len(read(kind, server.url, store, take=count)) == count
+        whole = read(kind, server.url, store)
+        assert len(whole) >= len(wire.WORDS)
+        created = [request for request in server.requests if request.method == "POST"]
+        assert len(created) == 1 or kind.options is not RESPONSES
+        assert all("last-event-id" in request.headers for request in created[1:])
+        assert read(kind, server.url, store) == whole
+
+
+@by_kind
+async def test_an_interrupted_answer_is_gone_on_with_async(kind: Kind, store: SqliteStore) -> None:
+    events = kind.events if kind.options is RESPONSES else wire.numbered(kind.events)
+    rest = cuts.starting_after(events) if kind.options is RESPONSES else cuts.honour(events)
+    with Scripted(Answer(wire.blocks(events)), rest=rest) as server:
+        await aread(kind, server.url, store, take=3)
+        whole = await aread(kind, server.url, store)
+        assert len(whole) >= len(wire.WORDS)
+        assert await aread(kind, server.url, store) == whole
+
+
+def test_what_nobody_kept_is_told_and_then_the_sdks_own_error(store: SqliteStore) -> None:
+    kind = KINDS["chat"]
+    with Scripted(Answer(wire.blocks(kind.events)[:4], End.SILENT)) as server:
+        read(kind, server.url, store, take=4)
+        api = rl.wrap(kind.sdk(base_url=server.url, api_key="mine"), policy=policy(), journal=store)
+        heard = []
+        with api, pytest.raises((APIConnectionError, rl.CannotResume)) as caught:
+            for event in kind.create(api)(**kind.options):
+                heard.append(event)  # noqa: PERF402 - what came before the error counts
+        assert len(heard) == 4
+        error = caught.value if isinstance(caught.value, rl.CannotResume) else caught.value.__cause__
+        assert isinstance(error, rl.CannotResume)
+        assert error.partial_text == "An answer is"
+
+
+def test_a_drop_in_between_is_healed_as_ever(store: SqliteStore) -> None:
+    """Cut again and again, left and come back to: in the end it is the same answer, and one generation."""
+    kind = KINDS["responses"]
+    blocks = wire.blocks(kind.events)
+    rest = cuts.starting_after(kind.events)
+    with Scripted(Answer(blocks[:2], End.RST), Answer(blocks[2:5], End.FIN), rest=rest) as server:
+        assert len(read(kind, server.url, store, take=8)) == 8
+        assert len(read(kind, server.url, store)) == len(blocks)
+        assert server.methods.count("POST") == 1
+
+
+# Killed
+
+ZYGOTE = """
+import json, os, signal, sys
+import httpx
+import resumable_llm as rl
+from resumable_llm.log import SqliteStore
+
+def call(job, out):
+    store = SqliteStore(job["path"])
+    client = rl.wrap(httpx.Client(trust_env=False), journal=store)
+    headers = {"Idempotency-Key": "cell-7", "Authorization": job["credentials"], "Accept": "text/event-stream"}
+    seen = 0
+    with client.stream(job["method"], job["url"], json=job["body"], headers=headers) as response:
+        for data in response.iter_raw():
+            os.write(out, data)
+            seen += data.count(b"\\n\\n")
+            if seen >= job["kill_at"]:
+                for log in list(store._known.values()) if job["durable"] else ():
+                    log.wait_durable(log.last)
+                os.kill(os.getpid(), signal.SIGKILL)
+    store.close()
+
+for line in sys.stdin:
+    got, out = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            call(json.loads(line), out)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    os.close(out)
+    with open(got, "rb") as pipe:
+        data = pipe.read()
+    _, status = os.waitpid(child, 0)
+    print(json.dumps({"data": data.decode(), "code": os.waitstatus_to_exitcode(status)}), flush=True)
+"""
+"""Forks a process for each call: a kernel that may die, without the price of its imports."""
+
+
+class Kernels:
+    """Processes that make the same call, one after the other.
+
+    Args:
+        child: The one that forks them.
+        job: The call.
+    """
+
+    def __init__(self, child: subprocess.Popen[str], **job: Any) -> None:
+        self._child = child
+        self._job = job
+
+    def run(self, *, kill_at: int = 10**9, durable: bool = True, credentials: str = "mine") -> str:
+        """Make the call; kill the process when it has so many events. What it had by then."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        job = {**self._job, "kill_at": kill_at, "durable": durable, "credentials": credentials}
+        self._child.stdin.write(json.dumps(job) + "\n")
+        self._child.stdin.flush()
+        told = json.loads(self._child.stdout.readline())
+        assert told["code"] == (0 if kill_at == 10**9 else -signal.SIGKILL)
+        data: str = told["data"]
+        return data
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", ZYGOTE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        yield child
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to resume.
+
+    Attributes:
+        blocks: The answer.
+        method: Of the call.
+        path: Of the call.
+        body: Of the call.
+        rest: How the server answers those who come back.
+        headers: Of the response.
+    """
+
+    blocks: list[bytes]
+    method: str
+    path: str
+    body: Any
+    rest: Callable[[Request], Answer]
+    headers: dict[str, str]
+
+
+def from_offset(request: Request) -> Answer:
+    assert request.path == "/v1/stream/cell-7"
+    whole = b"".join(wire.blocks(wire.chat()))
+    return Answer([whole[int(request.query["from"]) :]], headers={**EVENT_STREAM, "server": "llama.cpp"})
+
+
+IDS = wire.numbered(wire.plain())
+PROTOCOLS = {
+    "responses": Protocol(
+        wire.blocks(wire.responses()),
+        "POST",
+        "/v1/responses",
+        {"model": "m", "input": "?", "background": True, "stream": True},
+        cuts.starting_after(wire.responses()),
+        EVENT_STREAM,
+    ),
+    "llama.cpp": Protocol(
+        wire.blocks(wire.chat()),
+        "POST",
+        "/v1/chat/completions",
+        {"model": "m", "messages": [], "stream": True},
+        from_offset,
+        {**EVENT_STREAM, "server": "llama.cpp"},
+    ),
+    "last_event_id": Protocol(wire.blocks(IDS), "POST", "/events", {"a": 1}, cuts.honour(IDS), EVENT_STREAM),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_killed_at_every_event(protocol: Protocol, zygote: subprocess.Popen[str], tmp_path: Path) -> None:
+    whole = b"".join(protocol.blocks).decode()
+    for count in range(1, len(protocol.blocks) + 1):
+        for durable in (True, False):
+            first = Answer(protocol.blocks[:count], End.SILENT, headers=protocol.headers)
+            again = Answer(protocol.blocks, headers=protocol.headers)
+
+            def rest(request: Request, again: Answer = again) -> Answer:
+                begins = request.method == "POST" and "last-event-id" not in request.headers
+                return again if begins else protocol.rest(request)
+
+            with Scripted(first, rest=rest) as server:
+                path = str(tmp_path / f"{count}-{durable}.db")
+                job = {"method": protocol.method, "url": server.url + protocol.path, "body": protocol.body}
+                kernels = Kernels(zygote, path=path, **job)
+                head = kernels.run(kill_at=count, durable=durable)
+                assert head == b"".join(protocol.blocks[:count]).decode()
+                assert kernels.run() == whole
+                if durable:
+                    begun = [each for each in server.requests if each.method == "POST"]
+                    assert all("last-event-id" in request.headers for request in begun[1:]), "another generation"
+                before = len(server.requests)
+                assert kernels.run() == whole
+                assert len(server.requests) == before
+                if count == 1:
+                    assert kernels.run(credentials="yours") == whole
+                    assert len(server.requests) > before
