@@ -85,6 +85,7 @@ def nginx(port: int) -> Iterator[Subject]:
     """nginx, which does not buffer: the floor."""
     with tempfile.TemporaryDirectory() as folder:
         own = free_port()
+        Path(folder).chmod(0o755)  # its workers may be another user
         config = Path(folder, "nginx.conf")
         config.write_text(_NGINX.format(folder=folder, port=own, upstream=port), encoding="ascii")
         with _running(["nginx", "-p", folder, "-c", str(config)]) as process:

@@ -148,11 +148,21 @@ def test_one_that_somebody_else_has_just_started(folder: Path, monkeypatch: pyte
 def test_one_that_does_not_start_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(parents=True)
     monkeypatch.setattr(relay, "START_SECONDS", 1.5)
+    started: list[subprocess.Popen[bytes]] = []
+    launch = relay._Place._launch
+
+    def noting(place: relay._Place, port: int) -> subprocess.Popen[bytes]:
+        started.append(launch(place, port))
+        return started[-1]
+
+    monkeypatch.setattr(relay._Place, "_launch", noting)
     store = SqliteStore(folder / f"{NAME}.db")
     try:
         with pytest.raises(relay.Unavailable, match=r"has not started within 1\.5 s: "):
             relay.address(UPSTREAM)
     finally:
+        started[-1].kill()  # it may have been just about to find the store in use
+        started[-1].wait(10)
         store.close()
 
 

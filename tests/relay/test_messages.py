@@ -156,6 +156,15 @@ async def test_waiting_ends_with_the_event_or_with_the_caller() -> None:
     client.close()
 
 
+async def test_caller_may_be_left() -> None:
+    client = Caller({"type": "http.request"}).client()
+    waiting = asyncio.ensure_future(client.wait_for(asyncio.Event()))
+    await asyncio.sleep(0)
+    client.leave()
+    assert not await waiting
+    assert (client.gone, client.left) == (True, True)
+
+
 async def test_answers() -> None:
     caller = Caller()
     await caller.client().answer(204)

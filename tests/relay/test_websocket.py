@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket as sockets
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from resumable_llm.log.memory import MemoryStore
 from resumable_llm.log.model import Head, Log, State
 from resumable_llm.relay import Relay
+from resumable_llm.relay.frames import error_frame
 from resumable_llm.relay.messages import Message
 from resumable_llm.relay.websocket import PROTOCOL, Socket
 from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Gate, Served, events_in
@@ -331,6 +333,33 @@ async def test_every_end_is_told(log: Log, state: State) -> None:
     await socket.send({"type": "http.response.start", "status": 200, "headers": []})
     await socket.send({"type": "http.response.body", "body": b""})
     assert wire.said[-1] == {"type": "websocket.close", "code": 1000, "reason": state.value}
+
+
+@pytest.mark.parametrize(("reason", "code"), [("cancelled", 1000), ("gone", 1012), ("interrupted", 1012)])
+async def test_last_words_of_the_relay_are_the_reason(log: Log, reason: str, code: int) -> None:
+    wire = Wire()
+    socket = wire.socket()
+    socket.reads(log, "3")
+    log.end(State.COMPLETE)
+    await socket.send({"type": "http.response.start", "status": 200, "headers": []})
+    await socket.send({"type": "http.response.body", "body": error_frame(reason, "why")})
+    assert json.loads(wire.said[-2]["text"])["id"] == "3"
+    assert (wire.said[-1]["code"], wire.said[-1]["reason"]) == (code, reason)
+
+
+async def test_others_have_their_turn_while_much_is_sent(log: Log) -> None:
+    wire = Wire()
+    socket = wire.socket()
+    socket.reads(log, "")
+    log.append([b"data: x\n\n"] * 1000)
+    await socket.send({"type": "http.response.start", "status": 200, "headers": []})
+    sending = asyncio.ensure_future(
+        socket.send({"type": "http.response.body", "body": log.read(0).data, "more_body": True})
+    )
+    await asyncio.sleep(0)
+    assert 0 < len(wire.said) < 100
+    await sending
+    assert len(wire.said) == 1001
 
 
 def test_only_credentials_are_taken_from_subprotocols() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,16 +20,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
+from typer.testing import CliRunner
 from typing_extensions import Self
 
+import resumable_llm as rl
+from resumable_llm.cli import relay as relays
+from resumable_llm.cli.app import app
+from resumable_llm.relay import RelaySettings
+from tests.log import redis_server
 from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Gate, datas
+from tests.sdks import cuts
 from tests.sockets import wire
-from tests.sockets.scripted import Answer, Request, Scripted
+from tests.sockets.scripted import Answer, End, Request, Scripted
 from tests.systems.absent import skip_and_tell
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
 SITE = DEPLOY / "nginx.conf"
+COMPOSE = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "deploy-the-relay.md").read_text(encoding="utf-8")
 WHOLE = wire.blocks(wire.chat())
 DATA = [event.data for event in wire.chat()]
 KEYED = {"idempotency-key": "k1"}
@@ -61,7 +76,8 @@ class Relay:
         self._command += options
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "RESUMABLE_LLM_RELAY_SECRET": "the secret of these tests"}
+        self.process = subprocess.Popen(self._command, env=environment, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         said = self.process.stderr.readline()
         found = re.search(r"http://(\S+:\d+)", said)
@@ -78,6 +94,21 @@ class Relay:
         self.process.wait(30)
         assert self.process.stderr is not None
         self.process.stderr.close()
+
+    @property
+    def running(self) -> int:
+        """How many answers it generates."""
+        found = httpx.get(f"http://{self.address}/_ready").json()["running"]
+        assert isinstance(found, int)
+        return found
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it says so."""
+        try:
+            return httpx.get(f"http://{self.address}/_ready").status_code == 200
+        except httpx.ConnectError:
+            return False
 
     def kill(self) -> None:
         """End it without a word."""
@@ -219,3 +250,210 @@ def test_metrics_are_not_for_callers(front: Front) -> None:
         with site.client() as client:
             assert client.get("/metrics").status_code == 404
             assert client.get("/_health").json() == {"status": "ok"}
+
+
+# Two relays on one Redis
+
+
+@pytest.fixture
+def store() -> tuple[str, str]:
+    """The option for a Redis."""
+    return "--store", redis_server.shared().url
+
+
+@pytest.fixture
+def key() -> str:
+    """A provider's key that nobody else has, so that nobody else's streams are in the way."""
+    return f"sk-{uuid.uuid4()}"
+
+
+def owner(*relays: Relay) -> tuple[Relay, Relay]:
+    """The relay that generates the only answer, and the other."""
+    first, second = relays
+    assert first.running + second.running == 1
+    return (first, second) if first.running else (second, first)
+
+
+def test_either_relay_serves_any_reader(store: tuple[str, str], key: str, front: Front) -> None:
+    with Scripted(Answer(WHOLE)) as upstream, Relay(upstream, *store) as first, Relay(upstream, *store) as second:
+        site = front(first.address, second.address)
+        headers = {"authorization": f"Bearer {key}", **KEYED}
+        with site.client(**headers) as client:
+            answers = [client.post(CHAT_PATH, json=CHAT) for _ in range(4)]
+        place = answers[0].headers["location"]
+        answers += [httpx.get(f"http://{each.address}{place}", headers=headers) for each in (first, second)]
+    assert datas(answers[0].content) == DATA
+    assert {answer.content for answer in answers} == {answers[0].content}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_wrapped_client_notices_nothing_when_its_relay_ends(
+    how: signal.Signals, store: tuple[str, str], key: str, front: Front
+) -> None:
+    events = wire.responses()
+    with (
+        Scripted(Answer(wire.blocks(events)[:6], End.SILENT), rest=cuts.starting_after(events)) as upstream,
+        Relay(upstream, *store) as first,
+        Relay(upstream, *store) as second,
+    ):
+        site = front(first.address, second.address)
+        client = rl.wrap(openai.OpenAI(base_url=f"{site.url}/v1", api_key=key))
+        stream = client.responses.create(model="m", input="x", stream=True, background=True)
+        got = [next(stream) for _ in range(6)]
+        owner(first, second)[0].process.send_signal(how)
+        got += stream
+        assert [event.sequence_number for event in got] == list(range(len(events)))
+        assert rl.inspect(stream).report.fidelity == "exact"
+    assert upstream.methods == ["POST", "GET"]
+
+
+def test_reader_of_a_relay_that_was_killed_reads_on_from_the_other(
+    store: tuple[str, str], key: str, front: Front
+) -> None:
+    events = wire.responses()
+    with (
+        Scripted(Answer(wire.blocks(events)[:6], End.SILENT), rest=cuts.starting_after(events)) as upstream,
+        Relay(upstream, *store) as first,
+        Relay(upstream, *store) as second,
+    ):
+        site = front(first.address, second.address)
+        with site.client(authorization=f"Bearer {key}") as client:
+            body = {"model": "m", "input": "x", "stream": True, "background": True}
+            with client.stream("POST", "/v1/responses", json=body) as answer:
+                place = answer.headers["location"]
+            with rl.connect_sse(client, "GET", place) as stream:
+                got = [next(stream) for _ in range(6)]
+                owner(first, second)[0].kill()
+                got += stream
+    assert [event.data for event in got] == [event.data for event in events]
+    assert upstream.methods == ["POST", "GET"]
+
+
+def test_what_cannot_be_resumed_is_told_as_cut_short(store: tuple[str, str], key: str, front: Front) -> None:
+    with (
+        Scripted(Answer(WHOLE[:4], End.SILENT)) as upstream,
+        Relay(upstream, *store) as first,
+        Relay(upstream, *store) as second,
+    ):
+        site = front(first.address, second.address)
+        client = rl.wrap(openai.OpenAI(base_url=f"{site.url}/v1", api_key=key))
+        stream = client.chat.completions.create(model="m", messages=[], stream=True)
+        said = "".join(next(stream).choices[0].delta.content or "" for _ in range(4))
+        owner(first, second)[0].kill()
+        with pytest.raises(openai.APIError) as caught:
+            list(stream)
+    interrupted = caught.value.__cause__
+    assert isinstance(interrupted, rl.StreamInterrupted)
+    assert interrupted.partial_text == said == "".join(wire.WORDS[:3])
+    assert upstream.methods == ["POST"]
+
+
+def test_relay_that_shuts_down_leaves_what_is_new_to_the_other(store: tuple[str, str], key: str, front: Front) -> None:
+    with (
+        Scripted(Answer(WHOLE[:4], End.SILENT), rest=lambda _: Answer(WHOLE)) as upstream,
+        Relay(upstream, *store) as first,
+        Relay(upstream, *store) as second,
+    ):
+        site = front(first.address, second.address)
+        with site.client(authorization=f"Bearer {key}") as client, client.stream("POST", CHAT_PATH, json=CHAT):
+            shuts_down = owner(first, second)[0]
+            shuts_down.process.terminate()
+            while shuts_down.is_ready:
+                pass
+            answers = [client.post(CHAT_PATH, json=CHAT) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert all(datas(answer.content) == DATA for answer in answers)
+
+
+# The other files
+
+
+def accepted(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> relays.Job:
+    """What the command makes of its arguments."""
+    jobs: list[relays.Job] = []
+
+    def run(job: relays.Job, err: object) -> int:
+        jobs.append(job)
+        return 0
+
+    monkeypatch.setattr(relays, "run", run)
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    return jobs[0]
+
+
+def settings_of_the_unit() -> dict[str, str]:
+    lines = (DEPLOY / "resumable-llm-relay.service").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_service_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = settings_of_the_unit()
+    (options,) = re.findall(r"^RELAY_OPTIONS=(.+)$", PAGE, re.MULTILINE)
+    program, *arguments = unit["ExecStart"].replace("$RELAY_OPTIONS", options).split()
+    assert program == "/opt/resumable-llm/bin/resumable-llm"
+    job = accepted(arguments, monkeypatch)
+    folder = Path(job.store.removeprefix("sqlite:///")).parent
+    assert folder == Path("/var/lib") / unit["StateDirectory"]
+    assert int(unit["RestartPreventExitStatus"]) == relays.USAGE
+    assert int(unit["LimitNOFILE"]) > relays.MAX_CONNECTIONS
+
+
+def test_there_is_time_to_shut_down() -> None:
+    needed = RelaySettings(upstream="http://x").shutdown_seconds + relays._GRACE_SECONDS
+    given = [settings_of_the_unit()["TimeoutStopSec"], *re.findall(r"stop_grace_period: (\d+)s", COMPOSE)]
+    assert len(given) == 2
+    assert all(int(seconds) >= 2 * needed for seconds in given)
+
+
+def test_systemd_finds_no_fault_with_the_service(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not here")
+    text = (DEPLOY / "resumable-llm-relay.service").read_text(encoding="utf-8")
+    unit = tmp_path / "resumable-llm-relay.service"
+    unit.write_text(text.replace("/opt/resumable-llm/bin/resumable-llm", sys.executable), encoding="utf-8")
+    found = subprocess.run([analyze, "verify", str(unit)], check=False, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_image_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", image, re.MULTILINE)
+    options = re.findall(r"^ +- (--.+)$", COMPOSE, re.MULTILINE)
+    options = [re.sub(r"\$\{\w+:-(.*?)\}", r"\1", each) for each in options]
+    job = accepted([*json.loads(entry)[1:], *options], monkeypatch)
+    assert (job.host, job.port) == ("0.0.0.0", 8787)
+    assert job.store == "redis://redis:6379/0"
+    assert f"EXPOSE {job.port}" in image
+    assert f"http://127.0.0.1:{job.port}/_health" in image
+    site = SITE.read_text(encoding="utf-8")
+    for name in ("relay-a", "relay-b"):
+        assert f"\n  {name}:" in COMPOSE
+        assert f"server {name}:{job.port} " in site
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", image)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(f"\n{extra} = [" in project for extra in extras.split(","))
+
+
+def test_nothing_but_what_the_image_needs_is_sent_to_its_builder() -> None:
+    copied = {"pyproject.toml", "README.md", "LICENSE", "src"}
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
+    assert {each.removeprefix("!") for each in ignored if each.startswith("!")} == copied
+    assert re.findall(r"^COPY (?!--)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE) == [
+        "pyproject.toml README.md LICENSE",
+        "src",
+    ]
+
+
+def test_sizes_are_what_the_formulas_say() -> None:
+    table = PAGE.partition("| answers at once |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) == 3
+    tokens, seconds, size = 50, 20, 220
+    for line in table:
+        at_once, *shown = (cell.strip() for cell in line.strip("|").split("|"))
+        count = int(at_once.replace(",", ""))
+        cores = count * tokens / 10_000
+        memory = count * (64 * 1024 + 1.4 * tokens * seconds * size) / 2**20 + 100 * math.ceil(cores)
+        kept = [count * tokens * size * (seconds + ttl) / 1e9 for ttl in (3600, 300)]
+        assert shown == [f"{cores:g}", f"{memory:.0f} MiB", f"{kept[0]:.1f} GB", f"{kept[1]:.2f} GB"]

@@ -15,53 +15,56 @@ from starlette.routing import Route
 
 from benchmarks.relay.upstream import DONE, HOLD_SECONDS, event, ordered
 
-_data: list[str] = []
-_news = asyncio.Condition()
-_tasks: set[asyncio.Task[None]] = set()
+class _Answer:
+    """What is said, and who waits for it."""
+
+    def __init__(self, events: int, rate: int) -> None:
+        self._data: list[str] = []
+        self._news = asyncio.Condition()
+        self._task = asyncio.create_task(self._make(events, rate))
+
+    async def _make(self, events: int, rate: int) -> None:
+        for number in range(events):
+            await self._say(event())
+            if rate:
+                await asyncio.sleep(1 / rate)
+            elif number == 0:
+                await asyncio.sleep(HOLD_SECONDS)
+            elif number % 100 == 0:
+                await asyncio.sleep(0)
+        await self._say(DONE)
+
+    async def _say(self, block: bytes) -> None:
+        self._data.append(block.decode().removeprefix("data: ").strip())
+        async with self._news:
+            self._news.notify_all()
+
+    async def behind(self, number: int) -> AsyncIterator[ServerSentEvent]:
+        """The events behind this one."""
+        while True:
+            async with self._news:
+                await self._news.wait_for(lambda: len(self._data) > number)
+            while number < len(self._data):
+                data, number = self._data[number], number + 1
+                yield ServerSentEvent(data, id=str(number), sep="\n")
+                if data == "[DONE]":
+                    return
 
 
-async def _make(events: int, rate: int) -> None:
-    for number in range(events):
-        _data.append(_text(event()))
-        async with _news:
-            _news.notify_all()
-        if rate:
-            await asyncio.sleep(1 / rate)
-        elif number == 0:
-            await asyncio.sleep(HOLD_SECONDS)
-        elif number % 100 == 0:
-            await asyncio.sleep(0)
-    _data.append(_text(DONE))
-    async with _news:
-        _news.notify_all()
-
-
-def _text(block: bytes) -> str:
-    return block.decode().removeprefix("data: ").strip()
-
-
-async def _events(after: int) -> AsyncIterator[ServerSentEvent]:
-    while True:
-        async with _news:
-            await _news.wait_for(lambda: len(_data) > after)
-        while after < len(_data):
-            data, after = _data[after], after + 1
-            yield ServerSentEvent(data, id=str(after))
-            if data == "[DONE]":
-                return
+_answers: list[_Answer] = []
 
 
 async def _begin(request: Request) -> EventSourceResponse:
-    _data.clear()
-    task = asyncio.create_task(_make(*ordered(await request.body())))
-    _tasks.add(task)
-    return EventSourceResponse(_events(0), headers={"location": "/stream"}, sep="\n")
+    answer = _Answer(*ordered(await request.body()))
+    _answers.append(answer)
+    return EventSourceResponse(answer.behind(0), headers={"location": f"/{len(_answers) - 1}"})
 
 
 async def _read(request: Request) -> EventSourceResponse:
-    return EventSourceResponse(_events(int(request.headers.get("last-event-id", 0))), sep="\n")
+    answer = _answers[request.path_params["number"]]
+    return EventSourceResponse(answer.behind(int(request.headers.get("last-event-id", 0))))
 
 
 app = Starlette(
-    routes=[Route("/v1/chat/completions", _begin, methods=["POST"]), Route("/stream", _read, methods=["GET"])]
+    routes=[Route("/v1/chat/completions", _begin, methods=["POST"]), Route("/{number:int}", _read, methods=["GET"])]
 )

@@ -119,9 +119,12 @@ class Fallbacks:
     @property
     def seams(self) -> tuple[Seam, ...]:
         """Where generations were joined."""
-        taken = [way for way in self._taken if way.splice.joined]
+        if not self._taken:
+            return self._seams
         return self._seams + tuple(
-            Seam(way.purpose.value, way.events, way.characters, way.splice.echoed) for way in taken
+            Seam(way.purpose.value, way.events, way.characters, way.splice.echoed)
+            for way in self._taken
+            if way.splice.joined
         )
 
     @property

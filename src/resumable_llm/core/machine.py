@@ -495,6 +495,8 @@ class Conversation:
 
     def cancel_plan(self) -> RequestPlan | None:
         """The request that has the server stop, if there is one and it leads where the answer comes from."""
+        if self.state is State.ENDED:
+            return None  # it has nothing to stop, and might take it for a wish to forget the answer
         plan = self.dialect.cancel(self.progress)
         return plan if plan is not None and origin(plan.url) == origin(self._request.url) else None
 

@@ -186,7 +186,7 @@ class RedisStore:
         if known is not None:
             return known
         log = RedisLog(self._writer, stream, head_of_json(head), owned=False, note=note.decode())
-        whole = log.follow((at, dict(zip(flat[::2], flat[1::2], strict=True))) for at, flat in entries)
+        whole = log.follow([(at, dict(zip(flat[::2], flat[1::2], strict=True))) for at, flat in entries])
         if whole and len(entries) == FIRST_ENTRIES:
             whole = await self._writer.follower.catch_up(log)
         if not whole:

@@ -92,8 +92,10 @@ class Follower:
     async def catch_up(self, log: RedisLog) -> bool:
         """Have a copy told all that Redis knows now; returns False where it cannot be kept."""
         place = self._catalog.events_name(log.stream)
-        while entries := await self._link.read_one(place, _text(log.position), ENTRIES):
-            if not log.follow(entries):
+        before = None
+        while log.position != before:
+            before = log.position
+            if not log.follow(await self._link.read_one(place, _text(before), ENTRIES)):
                 return False
         return True
 

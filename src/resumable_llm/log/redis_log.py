@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple, Protocol
 
@@ -257,14 +257,18 @@ class RedisLog(LiveLog):
 
     # For a copy, in the store's thread.
 
-    def follow(self, entries: Iterable[Entry]) -> bool:
+    def follow(self, entries: Sequence[Entry]) -> bool:
         """Hear what Redis tells. What was told before does no harm.
 
         Returns:
             False where the log cannot be kept: it was deleted, or something is missing.
         """
+        if not entries:
+            return True
         with self._lock:
-            if self._gone or self.owned:
+            if self._gone:
+                return False
+            if self.owned:
                 return True
             for name, fields in entries:
                 epoch, _, number = name.decode().partition("-")

@@ -222,14 +222,14 @@ class Reader(_Reader):
     def slices(self) -> Iterator[bytes]:
         """As `SyncDriver.slices`; first what there is already."""
         number = 0
-        while not self._closed:
-            with raising_as(self._family_error):
+        with raising_as(self._family_error):
+            while not self._closed:
                 data = self._recording.at(number)
                 if data is None:
                     self._check_end()
                     return
-            number += 1
-            yield data
+                number += 1
+                yield data
 
     def abandon(self) -> None:
         """Let go of the stream as its reader closes it. If it was the last, nobody receives the answer any more."""
@@ -290,14 +290,14 @@ class AsyncReader(_Reader):
     async def slices(self) -> AsyncIterator[bytes]:
         """As `AsyncDriver.slices`; first what there is already."""
         number = 0
-        while not self._closed:
-            with raising_as(self._family_error):
+        with raising_as(self._family_error):
+            while not self._closed:
                 data = await self._recording.at(number)
                 if data is None:
                     self._check_end()
                     return
-            number += 1
-            yield data
+                number += 1
+                yield data
 
     async def abandon(self) -> None:
         """Let go of the stream as its reader closes it. If it was the last, nobody receives the answer any more."""
