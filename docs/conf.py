@@ -33,7 +33,7 @@ python_maximum_signature_line_length = 88
 
 # The build must work without a network, so no other project's inventory is read and links into them are not demanded.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(httpx|httpx2|httpx_sse|tenacity|anyio|collections|pathlib|re|types|pytest|_pytest)\..*"),
+    (r"py:.*", r"(httpx|httpx2|httpx_sse|tenacity|anyio|collections|os|pathlib|re|types|pytest|_pytest)\..*"),
 ]
 nitpick_ignore = [
     ("py:class", "resumable_llm.wrapping.ClientT"),  # a type variable: whatever type you give

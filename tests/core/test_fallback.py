@@ -222,3 +222,15 @@ def test_no_more_habits_are_kept_than_will_be_of_use() -> None:
     assert way.trial is not None
     assert allowed.judge(way.trial, PASSED)
     assert len(habits) == 1
+
+
+def test_what_was_joined_before_counts_on() -> None:
+    before = (Seam("replay", 1, 5, 5), Seam("continue", 2, 9, 0))
+    allowed = Fallbacks(("continue",), True, MAX_HELD, seams=before)
+    assert (allowed.seams, allowed.fidelity) == (before, "continued")
+    assert Fallbacks((), None, MAX_HELD, seams=before[:1]).fidelity == "verified"
+    way = allowed.way(CHAT, REQUEST, said(HELLO))
+    assert way is not None
+    assert way.plan.header("idempotency-key") == "key-4"
+    allowed.take(way)
+    assert allowed.seams == before  # nothing has come of it yet

@@ -65,3 +65,14 @@ def test_last_notices_only_behind_the_last_event() -> None:
     box.take()
     assert box.last_notices() == [NOTICE]
     assert box.take() is None
+
+
+def test_what_was_given_out_is_reached_though_it_may_not_count() -> None:
+    box, _ = outbox()
+    assert (box.reached(TWO), box.has_more, box.events_in_hand) == (TWO, False, 0)
+    box.put([Deliver(BLOCK * 2, 2, ONE), Deliver(BLOCK, 1, TWO)])
+    assert (box.reached(TWO), box.has_more) == (START, True)
+    box.take()
+    assert (box.reached(TWO), box.has_more, box.events_in_hand) == (ONE, True, 2)
+    box.take()
+    assert (box.reached(TWO), box.has_more, box.events_in_hand) == (TWO, False, 0)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,14 @@ def whole(log: Log) -> bytes:
     return data
 
 
+def in_threads(targets: Sequence[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=target) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+
 def keys(prefix: str) -> list[str]:
     answer = redis_server.shared().command("KEYS", f"{{{prefix}}}*").decode()
     return [line for line in answer.split("\r\n") if line.startswith("{")]
@@ -94,16 +102,23 @@ def test_what_one_begins_another_finds_and_follows(several: Several) -> None:
     assert two.by_key("bob", "k") is None
 
 
-@pytest.mark.parametrize("frames", [[FRAME] * 2000, [bytes(3_000_000) + b"\n\n"]])
-def test_a_long_log_is_found_whole(several: Several, frames: list[bytes]) -> None:
+@pytest.mark.parametrize(("count", "size"), [(scripts.FIRST_ENTRIES + 300, 1), (1, 3_000_000)])
+def test_a_long_log_is_found_whole(several: Several, count: int, size: int) -> None:
     one, two = several.open(), several.open()
     ours, _ = one.begin(head())
-    for frame in frames:
-        ours.append([frame])
-        if len(frames) > 1 and ours.last % 5 == 0:
-            ours.wait_durable(ours.last, 10)
-    ours.wait_durable(ours.last, 10)
-    assert whole(two.find("alice", "one")) == whole(ours)
+    for _ in range(count):
+        ours.append([b"data: %b\n\n" % bytes(size)])
+        one.sweep(0)  # which writes what there is
+    barrier = threading.Barrier(4)
+    found: list[Log] = []
+
+    def look() -> None:
+        barrier.wait(10)
+        found.append(two.find("alice", "one"))
+
+    in_threads([look] * 4)
+    assert len({id(log) for log in found}) == 1
+    assert whole(found[0]) == whole(ours)
 
 
 def test_what_one_interrupts_another_reopens(several: Several) -> None:
@@ -151,11 +166,8 @@ def test_one_of_many_reopens_it(several: Several) -> None:
         except LogEnded:
             outcomes.append("refused")
 
-    threads = [threading.Thread(target=reopen, args=[store.find("alice", "one")]) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    logs = [store.find("alice", "one") for store in stores]
+    in_threads([lambda log=log: reopen(log) for log in logs])  # type: ignore[misc]
     assert sorted(outcomes) == ["refused"] * 3 + ["reopened"]
 
 
@@ -266,6 +278,24 @@ def test_two_prefixes_know_nothing_of_each_other(several: Several, tmp_path: Pat
         two.find("alice", "one")
 
 
+def test_who_has_no_key_is_not_found_by_it(several: Several) -> None:
+    store = several.open()
+    store.begin(head(key=""))
+    assert store.by_key("alice", "") is None
+
+
+def test_a_name_is_free_once_its_log_has_expired_here(several: Several) -> None:
+    clock = Clock()
+    store = several.open(clock=clock, flush_seconds=3600)
+    store.begin(head())
+    log = store.find("alice", "one")
+    log.end(State.COMPLETE)
+    clock.now += 60
+    again, new = store.begin(head())
+    assert new
+    assert store.find("alice", "one") is again
+
+
 def test_of_two_looks_at_once_comes_one_copy(several: Several) -> None:
     one, two = several.open(), several.open()
     ours, _ = one.begin(head())
@@ -278,11 +308,7 @@ def test_of_two_looks_at_once_comes_one_copy(several: Several) -> None:
         barrier.wait(10)
         found.append(two.find("alice", "one"))
 
-    threads = [threading.Thread(target=look) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    in_threads([look] * 8)
     assert len({id(log) for log in found}) == 1
 
 
@@ -328,16 +354,6 @@ def test_keys_share_a_hash_tag(several: Several) -> None:
     assert all(key.startswith(f"{{{several.prefix}}}:1:") for key in keys(several.prefix))
 
 
-def test_what_runs_for_long_is_kept_for_long(several: Several) -> None:
-    store = several.open()
-    log, _ = store.begin(head())
-    redis, key = redis_server.shared(), f"{{{several.prefix}}}:1:log:{log.stream}"
-    redis.command("PEXPIRE", key, 1_000_000)
-    store._writer._kept -= 3600
-    store._link.ask(store._writer.tick)
-    assert int(redis.command("PTTL", key)[1:]) > 3_000_000
-
-
 def test_a_name_whose_log_redis_has_forgotten_is_free(several: Several) -> None:
     clock = Clock()
     store = several.open(clock=clock)
@@ -378,6 +394,19 @@ def test_a_redis_that_is_not_there_is_reported_at_once() -> None:
         RedisStore(f"redis://:s3cret@127.0.0.1:{redis_server._free_port()}")
     assert "s3cret" not in str(failed.value) + repr(failed.value.__cause__)
     assert threading.active_count() == before
+
+
+def test_closing_says_where_not_all_was_written(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RedisStore(several.url, prefix=several.prefix, flush_seconds=3600)
+    store.begin(head())[0].append([FRAME])
+
+    async def cut(script: str, *arguments: str | bytes | float) -> object:
+        raise OSError("cut")
+
+    monkeypatch.setattr(store._link, "run", cut)
+    with pytest.raises(StoreFailed, match="not all"):
+        store.close()
+    store.close()
 
 
 # Processes.

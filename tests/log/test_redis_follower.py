@@ -174,3 +174,18 @@ def test_a_copy_that_cannot_be_whole_is_given_up(stores: tuple[RedisStore, Redis
     redis_server.shared().command("XADD", one._link.name(f"events:{log.stream}"), "1-7", "d", "x")
     with pytest.raises(Missing):
         wait_until(lambda: copy.read(0) is None)
+
+
+def test_a_long_log_is_caught_up_with(stores: tuple[RedisStore, RedisStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENTRIES", 10)
+    one, two = stores
+    log, _ = one.begin(head())
+    copy = two.find("alice", "one")
+    for number in range(50):
+        log.append([b"data: %d\n\n" % number])
+        one.sweep(0)  # which writes what there is
+    follower = two._writer.follower
+    assert two._link.ask(follower.catch_up, copy)
+    assert copy.read(0) == log.read(0)
+    one.delete("alice", "one")
+    assert not two._link.ask(follower.catch_up, copy)

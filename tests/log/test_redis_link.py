@@ -91,6 +91,13 @@ def test_a_read_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         assert link.ask(link.read, ["nothing here"], ["0"], 10) == []
 
 
+def test_a_call_can_be_left_there() -> None:
+    called = threading.Event()
+    with linked() as link:
+        link.post(called.set)
+        assert called.wait(10)
+
+
 def test_closing_does_one_last_thing_and_leaves_nobody_waiting() -> None:
     link = Link(redis_server.shared().url, "")
     began = threading.Event()

@@ -121,6 +121,13 @@ def test_strict_shows_what_is_settled() -> None:
     assert (log.last, log.state, woken.is_set()) == (1, State.COMPLETE, True)
 
 
+def test_strict_never_takes_back_what_it_has_shown() -> None:
+    log = ours(A, B, strict=True)
+    log.settle(2, None)
+    assert log.compare("me:1-1", "running")
+    assert (log.last, log.durable) == (2, 1)
+
+
 def test_strict_appenders_wait() -> None:
     log = ours(strict=True)
     with pytest.raises(AssertionError):
@@ -223,8 +230,14 @@ def test_a_copy_has_what_it_is_told() -> None:
     assert (log.state, log.reason, log.ended_at, log.upstream) == (State.COMPLETE, "why", 7.5, "noted")
 
 
+def test_a_copy_knows_the_note_that_was_told_with_the_head() -> None:
+    assert RedisLog(Store(), "s1", head(), owned=False, note="n").upstream == "n"
+    assert RedisLog(Store(), "s1", head(), owned=False).upstream == head().upstream
+
+
 def test_what_was_told_before_does_no_harm() -> None:
     log = copy(BEGUN, TWO)
+    assert log.follow([])
     assert log.follow([BEGUN, TWO])
     # After Redis was restarted the owner writes again what was lost, in other pieces.
     again = ID_B + ID_C

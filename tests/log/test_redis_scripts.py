@@ -50,6 +50,8 @@ def test_a_life_of_a_log(server: RedisServer) -> None:
         clock.now += 60
         assert one.sweep(clock.now) == 1
         with pytest.raises(Missing):
+            wait_until(lambda: copy.read(0) is None)
+        with pytest.raises(Missing):
             two.find("alice", "one")
         assert one.begin(head())[1]
         one.delete("alice", "one")

@@ -249,6 +249,19 @@ def test_what_was_deleted_is_found_out_with_the_next_write(tmp_path: Path) -> No
         assert log not in store._writer._live
 
 
+@pytest.mark.slow
+def test_what_redis_has_forgotten_is_found_out_though_nothing_is_written(tmp_path: Path) -> None:
+    with opened(tmp_path) as one, opened(tmp_path) as two:
+        log, _ = one.begin(head())
+        copy = two.find("alice", "one")
+        redis_server.shared().command("DEL", one._link.name(f"log:{log.stream}"))
+        for store in one, two:
+            store._writer.trouble(Disconnected("as when it is restarted"))
+        for each in log, copy:
+            with pytest.raises(Missing):
+                wait_until(lambda each=each: each.read(0) is None)  # type: ignore[misc]
+
+
 def test_of_a_batch_only_what_was_refused_is_compared(tmp_path: Path) -> None:
     with opened(tmp_path, flush_seconds=3600) as store:
         logs = [store.begin(head(str(number)))[0] for number in range(3)]
@@ -390,11 +403,20 @@ def test_without_a_lease_nothing_is_written_here(tmp_path: Path, *, strict: bool
             log.append([FRAME], wait=False)
         assert log.last == 1 if strict else 2
         faults.before.clear()
-        wait_until(lambda: store._writer._failure is None and store._writer._doubt == 0)
+        wait_until(lambda: not log.owned and store._writer._failure is None and store._writer._doubt == 0)
         assert kept(tmp_path).state is State.INTERRUPTED
         assert kept(tmp_path).last == log.last
         log.reopen()
         assert log.append([FRAME]) == log.last
+
+
+def test_what_runs_for_long_is_kept_for_long(store: RedisStore) -> None:
+    log, _ = store.begin(head())
+    redis, key = redis_server.shared(), store._link.name(f"log:{log.stream}")
+    redis.command("PEXPIRE", key, 1_000_000)
+    store._writer._kept -= 3600
+    store._link.ask(store._writer.tick)
+    assert int(redis.command("PTTL", key)[1:]) > 3_000_000
 
 
 @pytest.mark.slow

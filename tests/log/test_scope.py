@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from resumable_llm.log.scope import fingerprint_of, scope_of
+from resumable_llm.log.scope import fingerprint_of, scope_of, secret_beside
 
 SECRET = b"0123456789abcdef"
 ALICE = [(b"authorization", b"Bearer alice")]
@@ -49,3 +51,10 @@ def test_fingerprint_is_of_the_request_and_not_of_the_caller() -> None:
 
     assert of() == of(query=b"v=1&key=alice") == of(query=b"api_key=bob&v=1")
     assert len({of(), of("PUT"), of(path=b"/b"), of(query=b"v=2"), of(body=b"[]"), of(path=b"/", query=b"av=1")}) == 6
+
+
+def test_the_secret_beside_a_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    secret = secret_beside(tmp_path / "log.db")
+    assert secret == secret_beside(tmp_path / "log.db") != secret_beside(tmp_path / "other.db")
+    assert len(secret) == 32
+    assert (tmp_path / "log.db.key").stat().st_mode & 0o777 == 0o600

@@ -171,13 +171,13 @@ class Served:
     @property
     def generation(self) -> Generation:
         """The only one that runs."""
-        (found,) = self.relay._running
+        (found,) = self.relay._generations.running
         return found
 
     @property
     def readers(self) -> int:
         """Who reads what is being generated, or waits for it."""
-        return sum(each.readers for each in list(self.relay._running))
+        return sum(each.readers for each in list(self.relay._generations.running))
 
     @property
     def reading(self) -> int:

@@ -92,7 +92,7 @@ def test_two_equal_posts_at_once_make_one_request() -> None:
             return client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": "k1"})
 
         asked = [pool.submit(post) for _ in range(8)]
-        served.until(lambda: sum(each.readers for each in served.relay._running) == 8)
+        served.until(lambda: sum(each.readers for each in served.relay._generations.running) == 8)
         assert client.post(CHAT_PATH, json={}, headers={"idempotency-key": "k1"}).status_code == 422
         gate.open()
         answers = {each.result().content for each in asked}
@@ -120,7 +120,7 @@ def test_refusal_passes_as_it_is_and_the_next_is_asked_again() -> None:
                 return client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": "k1"})
 
             asked = [pool.submit(post) for _ in range(2)]
-            served.until(lambda: sum(each.readers for each in served.relay._running) == 2)
+            served.until(lambda: sum(each.readers for each in served.relay._generations.running) == 2)
             gate.open()
             for each in asked:
                 answer = each.result()
@@ -333,7 +333,7 @@ def test_generation_goes_on_without_a_reader() -> None:
         place = start(client)
         served.until(lambda: not served.readers)
         gate.open()
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         assert datas(client.get(place).content) == DATA
         assert show(client, place)["state"] == "complete"
 
@@ -358,7 +358,7 @@ def test_many_readers_join_late_and_read_the_same() -> None:
 def test_state_has_the_partial_answer_in_the_sdks_shape() -> None:
     with Scripted(Answer(WHOLE[:4], End.SILENT)) as upstream, Served(upstream) as served, served.client() as client:
         place = start(client)
-        log = next(iter(served.relay._running)).log
+        log = next(iter(served.relay._generations.running)).log
         assert log is not None
         served.until(lambda: log.last == 4)
         found = show(client, place)
@@ -394,7 +394,7 @@ def test_delete_forgets_what_has_ended() -> None:
     key = {"idempotency-key": "k1"}
     with Scripted(Answer(WHOLE), Answer(WHOLE)) as upstream, Served(upstream) as served, served.client() as client:
         place = client.post(CHAT_PATH, json=CHAT, headers=key).headers["location"]
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         assert client.delete(place, headers={"authorization": "Bearer bob"}).status_code == 404
         assert client.delete(place).status_code == 204
         assert [client.get(place).status_code, client.delete(place).status_code] == [410, 410]
@@ -405,7 +405,7 @@ def test_delete_forgets_what_has_ended() -> None:
 def test_two_who_forget_at_once() -> None:
     with Scripted(Answer(WHOLE)) as upstream, Served(upstream) as served, served.client() as client:
         place = client.post(CHAT_PATH, json=CHAT).headers["location"]
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         store = served.relay._store
         delete = store.delete
 
@@ -442,7 +442,7 @@ def test_answer_that_nobody_reads_is_stopped(settings: dict[str, Any]) -> None:
     ):
         place = start(client)
         assert upstream.gone.acquire(timeout=10)
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         found = show(client, place)
         assert found["state"] == "abandoned"
         data = client.get(place).content
@@ -484,7 +484,7 @@ def test_caller_who_goes_before_the_answer_begins_can_stop_it() -> None:
     ):
         with pytest.raises(httpx.ReadTimeout):
             client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": "k1"}, timeout=0.2)
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         gate.open()
         assert datas(client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": "k1"}).content) == DATA
 
@@ -676,7 +676,7 @@ def test_unknown_failure_is_ours(caplog: pytest.LogCaptureFixture) -> None:
         async def open_(*_: object, **__: object) -> Any:
             raise ZeroDivisionError
 
-        served.relay._open = open_  # type: ignore[method-assign]
+        served.relay._generations._open = open_  # type: ignore[method-assign]
         answer = client.post(CHAT_PATH, json=CHAT)
         assert (answer.status_code, error_in(answer)) == (500, "internal_error")
     assert "relay.bug" in caplog.text
@@ -728,7 +728,7 @@ def test_caller_who_goes_drops_a_request_for_no_stream() -> None:
     with Gate() as gate, Scripted(gate.answer) as upstream, Served(upstream) as served, served.client() as client:
         with pytest.raises(httpx.ReadTimeout):
             client.get("/v1/models", timeout=0.2)
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         gate.open()
 
 

@@ -46,7 +46,7 @@ def test_answers_are_counted_while_they_run_and_when_they_have_ended() -> None:
         nothing = dict.fromkeys(("answers_running", "readers", "websockets", "events_total", "bytes_total"), 0)
         assert scrape(client) == {**nothing, "store_failures_total": 0, "first_event_seconds_count": 0}
         client.post(CHAT_PATH, json=CHAT)
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         first = scrape(client)
         assert first["answers_total,openai_chat,complete"] == 1
         assert first["events_total"] == len(WHOLE)
@@ -60,7 +60,7 @@ def test_answers_are_counted_while_they_run_and_when_they_have_ended() -> None:
             assert second["bytes_total"] == sum(map(len, WHOLE)) + sum(map(len, WHOLE[:3]))
             client.delete(running.headers["location"])
         client.post(CHAT_PATH, json=CHAT)  # a refusal of the upstream's is no answer
-        served.until(lambda: not served.relay._running and not served.relay._reading)
+        served.until(lambda: not served.relay._generations.running and not served.relay._reading)
         last = scrape(client)
         assert last["answers_total,openai_chat,cancelled"] == 1
         assert (last["answers_running"], last["readers"], last["first_event_seconds_count"]) == (0, 0, 2)
@@ -82,7 +82,7 @@ def test_drops_are_counted_by_the_way_back() -> None:
     ):
         client.post("/v1/responses", json={"stream": True, "background": True})
         client.post(CHAT_PATH, json=CHAT)
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         found = scrape(client)
         assert found["upstream_drops_total,resume"] == found["upstream_drops_total,none"] == 1
         assert found["answers_total,openai_responses,complete"] == found["answers_total,openai_chat,failed"] == 1
@@ -101,7 +101,7 @@ def test_refusals_and_failures_of_the_store() -> None:
         client.get("/_streams/never")
         client.get("/_streams/never")
         assert client.post(CHAT_PATH, json=CHAT).headers["retry-after"] == "5"
-        served.until(lambda: not served.relay._running)
+        served.until(lambda: not served.relay._generations.running)
         found = scrape(client)
         assert (found["refusals_total,not_found"], found["refusals_total,store_full"]) == (2, 1)
         assert found["store_failures_total"] == 2  # a log that was full, and a store that was

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import resumable_llm as rl
+from resumable_llm.log import MemoryStore
 from resumable_llm.transports.call import BYPASS, Owner
 from tests.in_memory import (
     ACCEPT,
@@ -132,6 +133,27 @@ class TransportTests:
         inner = transport(self.family, Said(chat("a", done=True)))
         self.around(inner).handle_request(self.chat(headers={"Idempotency-Key": "mine"})).read()
         assert inner.requests[0].headers["idempotency-key"] == "mine"
+
+    def test_the_same_call_again_comes_from_the_journal(self) -> None:
+        inner = transport(self.family, Said(numbered(1, 2)), Said(numbered(2)), Said(status=204))
+        outer, asked = self.around(inner, journal=MemoryStore()), {**ACCEPT, "Idempotency-Key": "mine"}
+        first = outer.handle_request(self.request(headers=asked))
+        assert next(first.iter_raw()) == numbered(1)[0]
+        first.close()
+        for _ in range(2):
+            assert outer.handle_request(self.request(headers=asked)).read() == b"".join(numbered(1, 2))
+        assert len(inner.requests) == 3
+
+    async def test_the_same_call_again_comes_from_the_journal_async(self) -> None:
+        inner = transport(self.family, Said(numbered(1, 2)), Said(numbered(2)), Said(status=204))
+        outer, asked = self.async_around(inner, journal=MemoryStore()), {**ACCEPT, "Idempotency-Key": "mine"}
+        first = await outer.handle_async_request(self.request(headers=asked))
+        assert await anext(aiter(first.stream)) == numbered(1)[0]
+        await first.aclose()
+        for _ in range(2):
+            response = await outer.handle_async_request(self.request(headers=asked))
+            assert await response.aread() == b"".join(numbered(1, 2))
+        assert len(inner.requests) == 3
 
     def test_an_sdks_own_retries_keep_the_key(self) -> None:
         inner = transport(self.family, Said(status=503), Said(down="ConnectError"), Said(chat("a", done=True)))

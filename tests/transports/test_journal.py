@@ -238,3 +238,17 @@ def test_what_one_event_loop_receives_is_not_for_another(store: MemoryStore) -> 
     assert "another event loop" in str(heard.error)
     assert heard.requests == []
     response.close()
+
+
+def test_with_a_relay_in_front(caller: Caller) -> None:
+    """The journal comes first: what it has, no relay need be there for."""
+    relay = "http://127.0.0.1:8787"
+    numbered_by_the_relay = [b"id: %d\n" % number + block for number, block in enumerate(WHOLE, 1)]
+    kept = {**SSE, "location": "/_streams/s-1"}
+    caller.call(Said(numbered_by_the_relay, headers=kept), relay=relay, take=2)
+    again = caller.call(Said(numbered_by_the_relay[2:], headers=kept), relay=relay)
+    assert (again.error, again.data) == (None, b"".join(numbered_by_the_relay))
+    (asked,) = again.requests
+    assert (asked.method, asked.url) == ("GET", f"{relay}/_streams/s-1")
+    assert asked.headers["last-event-id"] == "2"
+    assert caller.call(relay=relay).requests == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 import resumable_llm as rl
 from resumable_llm.log import LogEnded, MemoryStore, SqliteStore, State, StoreFailed, StoreInUse
 from resumable_llm.log.live import LiveLog
+from resumable_llm.log.redis import RedisStore
 from resumable_llm.transports import shelf
 from tests.in_memory import ACCEPT, CHAT, CHAT_URL, EVENTS_URL, SSE, Said, chat, numbered, transport
-from tests.transports.journaled import KEY, Caller, Remote, log_of
+from tests.log import redis_server
+from tests.transports.journaled import KEY, Caller, Remote, log_of, open_sync
 
 # Which calls are the same
 
@@ -266,3 +269,44 @@ def test_what_has_had_its_time_makes_room(monkeypatch: pytest.MonkeyPatch) -> No
     caller.call(Said(chat("a", done=True)), headers={**KEY, "Idempotency-Key": "c"})
     assert len(store._logs) == 2
     assert keep is not None
+
+
+# A store for several processes, by real Redis
+
+
+def events() -> httpx.Request:
+    return httpx.Request("GET", EVENTS_URL, headers={**ACCEPT, **KEY})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colour", ["sync", "asyncio"])
+def test_another_process_goes_on(colour: str) -> None:
+    prefix = f"journal-{uuid.uuid4().hex}"
+
+    def process() -> Any:
+        return closing(RedisStore(redis_server.shared().url, prefix=prefix))
+
+    with process() as store:
+        first = Caller("httpx", colour, store).call(Said(numbered(1, 2, 3)), request=events(), take=2)
+        assert first.error is None
+    with process() as one, process() as two:
+        again = Caller("httpx", colour, one).call(Said(numbered(3)), Said(status=204), request=events())
+        assert (again.error, again.data) == (None, b"".join(numbered(1, 2, 3)))
+        third = Caller("httpx", colour, two).call(request=events())
+        assert (third.error, third.data, third.requests) == (None, again.data, [])
+
+
+@pytest.mark.slow
+def test_what_another_process_receives_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "PATIENCE", 0.2)
+    prefix = f"journal-{uuid.uuid4().hex}"
+    with (
+        closing(RedisStore(redis_server.shared().url, prefix=prefix)) as one,
+        closing(RedisStore(redis_server.shared().url, prefix=prefix)) as two,
+    ):
+        response = open_sync(Caller("httpx", "sync", one), transport("httpx", Said(chat("a", done=True))))
+        refused = Caller("httpx", "sync", two).call()
+        assert isinstance(refused.error, rl.JournalRefused)
+        assert refused.requests == []
+        assert list(response.stream) == chat("a", done=True)
+        assert Caller("httpx", "sync", two).call().data == b"".join(chat("a", done=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import httpx2
@@ -13,6 +14,7 @@ from typing_extensions import assert_type
 
 import resumable_llm as rl
 from resumable_llm.dialects import EventStream
+from resumable_llm.log import MemoryStore
 
 
 def wrapping_keeps_the_type() -> None:
@@ -20,6 +22,9 @@ def wrapping_keeps_the_type() -> None:
     assert_type(rl.wrap(AsyncOpenAI(), policy=rl.RetryPolicy(deadline=60)), AsyncOpenAI)
     assert_type(rl.wrap(httpx.Client(), on_event=print), httpx.Client)
     assert_type(rl.wrap(httpx2.AsyncClient()), httpx2.AsyncClient)
+    assert_type(rl.wrap(httpx.Client(), journal="answers.db"), httpx.Client)
+    assert_type(rl.wrap(httpx.Client(), journal=Path("answers.db")), httpx.Client)
+    assert_type(rl.wrap(httpx.Client(), journal=MemoryStore()), httpx.Client)
 
 
 def reading(client: httpx.Client) -> Iterator[ServerSentEvent]:

@@ -189,7 +189,7 @@ class AsyncDriver:
         try:
             await self.cancel()
         except self._errors as error:
-            log.warning("the server could not be told to stop: %s", error)
+            log.warning("the server could not be told to stop: %s", type(error).__name__)
 
     async def cancel(self) -> None:
         """Tell the server to stop generating, where it would not notice by itself, and let go of the connection."""

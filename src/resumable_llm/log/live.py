@@ -11,6 +11,7 @@ from resumable_llm.log.model import MAX_READ, Cursor, Head, Slice, State, locate
 
 _logger = logging.getLogger(__name__)
 
+_new = tuple.__new__  # a named tuple's own constructor costs twice as much
 _RUNNING = State.RUNNING  # a member of an enumeration is slow to look up, and this one is asked for with every event
 
 
@@ -129,8 +130,9 @@ class LiveLog:
     def read(self, after: int, max_bytes: int = MAX_READ) -> Slice:
         """See `Log.read`."""
         with self._lock:
-            self._must_exist()
-            self._must_have(after)
+            if self._gone or not 0 <= after <= self.last:
+                self._must_exist()
+                self._must_have(after)
             return self._read(after, max_bytes)
 
     def subscribe(self, wake: Callable[[], object]) -> Callable[[], None]:
@@ -195,7 +197,7 @@ class LiveLog:
             while stop < end and (room := room - len(frames[stop])) >= 0:
                 stop += 1
             stop = max(stop, min(start + 1, end))
-        return Slice(b"".join(frames[start:stop]), self._base + stop)
+        return _new(Slice, (b"".join(frames[start:stop]), self._base + stop))
 
     def _wake(self) -> None:
         for token in self._wakes:

@@ -19,12 +19,9 @@ import re
 import secrets
 import sys
 import time
-import uuid
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
@@ -33,48 +30,29 @@ from resumable_llm.core.actions import Send
 from resumable_llm.core.model import RequestPlan
 from resumable_llm.core.partial import partial_of
 from resumable_llm.core.transcript import Transcript
-from resumable_llm.dialects import EVENT_STREAM, named, recognise
-from resumable_llm.log.errors import Ahead, BadCursor, Expired, KeyReused, LogEnded, LogError, Missing, StoreFull
-from resumable_llm.log.model import Cursor, Head, Log, State, Store
+from resumable_llm.dialects import named
+from resumable_llm.log.errors import Ahead, BadCursor, Expired, KeyReused, LogError, Missing, StoreFull
+from resumable_llm.log.model import Cursor, Log, State, Store
 from resumable_llm.log.scope import fingerprint_of, scope_of
 from resumable_llm.relay.frames import error_object
 from resumable_llm.relay.generation import STOPPED, Generation
+from resumable_llm.relay.generations import UUID, Ask, Generations, Moved, ask_store
 from resumable_llm.relay.messages import Client, Inbound, Pairs, Receive, Refused, Scope, downward
 from resumable_llm.relay.messages import Send as SendMessage
 from resumable_llm.relay.metrics import Metrics
 from resumable_llm.relay.reader import STOPPED_ELSEWHERE, read_log
-from resumable_llm.relay.revival import revival_of
 from resumable_llm.relay.settings import RelaySettings
 from resumable_llm.relay.websocket import Socket
 from resumable_llm.transports.aiohttp import ERRORS, AiohttpExchange, new_session, open_exchange
-from resumable_llm.transports.call import new_key
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 _logger = logging.getLogger("resumable_llm.relay")
 
 _OURS = re.compile(rb"/_streams/([A-Za-z0-9_-]{1,64})(/.*)?")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _AFTER = re.compile(rb"(?:^|&)after=([^&]*)")
 _NOT_STORED = (b"x-relay-store", b"none")
 _SWEEP_SECONDS = 30.0
 _MAX_REMEMBERED = 10_000
-
-
-class Moved(Exception):
-    """An answer can go on, but not here and now: its readers are to come back, to this relay or another."""
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """A request for the upstream, and whose it is."""
-
-    plan: RequestPlan
-    caller: str
-    key: str | None
-    fingerprint: str
 
 
 class Relay:
@@ -94,15 +72,14 @@ class Relay:
         self._secret = settings.secret or secrets.token_bytes(32)
         self._session: aiohttp.ClientSession | None = None
         self._sweeper: asyncio.Task[None] | None = None
-        self._asked: dict[tuple[str, str], Generation] = {}
-        """Requests that have a key of the caller's and no log yet, by scope and key."""
-        self._running: set[Generation] = set()
-        self._by_log: dict[tuple[str, str], Generation] = {}
         self._remembered: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Logs that were here, so that one that has gone is told from one that never was."""
-        self._closing = False
         self._reading: dict[Client, Log] = {}
-        self._metrics = Metrics(self._running, self._reading)
+        running: set[Generation] = set()
+        self._metrics = Metrics(running, self._reading)
+        self._generations = Generations(
+            settings, store, open_=self._open, metrics=self._metrics, running=running, on_log=self._remember
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: SendMessage) -> None:
         """Serve one request, or the lifespan."""
@@ -134,21 +111,19 @@ class Relay:
     @property
     def running(self) -> int:
         """How many answers are being generated."""
-        return len(self._running)
+        return len(self._generations.running)
 
     async def drain(self) -> None:
         """Take no new requests, and let answers go on for as long as the settings say; then interrupt them.
 
         Whoever reads what another relay generates is sent away at once, to read on there.
         """
-        self._closing = True
+        generations = self._generations
+        generations.closing = True
         for client, log in self._reading.items():
-            if self._is_elsewhere(log):
+            if generations.is_elsewhere(log):
                 client.leave()
-        tasks = {generation.task for generation in self._running}
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._settings.shutdown_seconds)
-        await asyncio.gather(*(each.interrupt("the relay was shut down") for each in list(self._running)))
+        await generations.drain()
 
     async def aclose(self) -> None:
         """Drain, and let go of everything. May be called twice."""
@@ -176,13 +151,9 @@ class Relay:
 
     def _start(self) -> None:
         """Make what needs a running loop. A mounted application hears of none before its first request."""
-        if self._session is None and not self._closing:
+        if self._session is None and not self._generations.closing:
             self._session = new_session()
             self._sweeper = asyncio.create_task(self._sweep())
-
-    def _must_be_open(self) -> None:
-        if self._closing:
-            raise Refused(503, "closing", "the relay is shutting down", [(b"retry-after", b"5")])
 
     async def _serve(self, scope: Scope, client: Client) -> None:
         self._start()
@@ -191,7 +162,7 @@ class Relay:
             await client.answer(200, {"status": "ok"})
             return
         if inbound.path == b"/_ready":
-            await client.answer(503 if self._closing else 200, {"running": len(self._running)})
+            await client.answer(503 if self._generations.closing else 200, {"running": self.running})
             return
         if inbound.path == b"/metrics":
             body, content_type = self._metrics.exposition(inbound.header(b"accept") or "")
@@ -209,7 +180,7 @@ class Relay:
         if rest == b"/ws" and inbound.method == "GET":
             raise Refused(426, "upgrade_required", "this is for WebSocket", [(b"upgrade", b"websocket")])
         if rest is not None:
-            if inbound.method != "PUT" or _UUID.fullmatch(name) is None:
+            if inbound.method != "PUT" or UUID.fullmatch(name) is None:
                 raise Refused(405, "not_allowed", "PUT /_streams/{uuid}/{path} is all there is", [(b"allow", b"PUT")])
             await self._call(inbound, client, caller, rest, name.lower())
         elif inbound.method == "GET":
@@ -260,12 +231,12 @@ class Relay:
         key = name or inbound.header(b"idempotency-key")
         if key is not None and _KEY.fullmatch(key) is None:
             raise Refused(400, "bad_key", "an Idempotency-Key has 1 to 255 characters, ASCII without blanks")
-        ask = _Ask(plan, caller, key, fingerprint_of(self._secret, method, path, inbound.query, body))
+        ask = Ask(plan, caller, key, fingerprint_of(self._secret, method, path, inbound.query, body))
         if key is not None and await self._join(ask, key, inbound, client):
             return
         if inbound.header(b"last-event-id"):
             raise Refused(404, "not_found", "there is no stream here that this Last-Event-ID is of")
-        generation = self._generate(ask)
+        generation = self._generations.begin(ask)
         with generation.reading():
             there = await client.wait_for(generation.begun)
         if generation.log is not None and there:
@@ -277,11 +248,11 @@ class Relay:
         else:
             raise _refusal(generation.failure)
 
-    async def _join(self, ask: _Ask, key: str, inbound: Inbound, client: Client) -> bool:
+    async def _join(self, ask: Ask, key: str, inbound: Inbound, client: Client) -> bool:
         """Serve a request that has been made before, or is being made; False if there is none such."""
         while True:
-            log = await self._ask(self._store.by_key, ask.caller, key)
-            asked = self._asked.get((ask.caller, key))  # only now: somebody may have asked meanwhile
+            log = await ask_store(self._store, self._store.by_key, ask.caller, key)
+            asked = self._generations.asked(ask.caller, key)  # only now: somebody may have asked meanwhile
             known = log.head.fingerprint if log is not None else asked.fingerprint if asked is not None else None
             if known is None:
                 return False
@@ -295,120 +266,7 @@ class Relay:
                 if not await client.wait_for(asked.begun):
                     return True
             # Refused was somebody else's request, and theirs alone: then this one is made.
-            self._forget(asked, ask)
-
-    def _generate(self, ask: _Ask) -> Generation:
-        self._must_be_open()
-        if len(self._running) >= self._settings.max_streams:
-            raise Refused(503, "busy", "the relay generates as many answers as it may", [(b"retry-after", b"1")])
-        plan, key = ask.plan, ask.key
-        dialect = recognise(plan)
-        if dialect is not None and dialect.framing is not EVENT_STREAM:
-            dialect = None  # JSON, an object a line, has no room for ids: passed on as it is
-        own, asked_at = key or new_key(), asyncio.get_running_loop().time()
-        if key is not None:
-            plan = plan.with_headers(("Idempotency-Key", key))
-        if dialect is not None:
-            plan = dialect.prepare(plan, own)
-
-        async def begin_log(exchange: AiohttpExchange, dialect_name: str) -> tuple[Log, bool]:
-            head = Head(
-                id=str(uuid.uuid4()) if key is None or _UUID.fullmatch(key) is None else key,
-                scope=ask.caller,
-                key=own,
-                fingerprint=ask.fingerprint,
-                status=exchange.status,
-                headers=tuple(
-                    (name.decode("latin-1"), value.decode("latin-1"))
-                    for name, value in downward(exchange.pairs, decoded=True)
-                    if name not in (b"location", b"cache-control", b"idempotency-key")
-                ),
-                created_at=time.time(),
-                ttl=self._settings.ttl,
-                upstream=json.dumps({"dialect": dialect_name}),
-            )
-            log, new = await self._ask(self._store.begin, head)
-            if new:
-                self._by_log[ask.caller, log.head.id] = generation
-                self._remember((ask.caller, log.head.id))
-                self._metrics.await_first_event(log, asked_at)
-            return log, new
-
-        generation = Generation(
-            plan,
-            dialect,
-            fingerprint=ask.fingerprint,
-            key=own,
-            settings=self._settings,
-            open_=self._open,
-            begin_log=begin_log,
-            noted=self._store.survives,
-            shared=self._store.remote,
-        )
-        if key is not None and dialect is not None:
-            self._asked[ask.caller, key] = generation
-        self._run(generation, ask.caller)
-        generation.task.add_done_callback(lambda _: self._forget(generation, ask))
-        return generation
-
-    def _run(self, generation: Generation, caller: str) -> None:
-        def ended(_: object) -> None:
-            self._running.discard(generation)
-            self._metrics.note_end(generation)
-            found = (caller, generation.log.head.id if generation.log is not None else "")
-            if self._by_log.get(found) is generation:
-                del self._by_log[found]
-
-        self._running.add(generation)
-        generation.task.add_done_callback(ended)
-
-    async def _go_on(self, log: Log, inbound: Inbound, again: RequestPlan | None) -> bool:
-        """Have an interrupted answer go on, if it can.
-
-        Args:
-            log: The log.
-            inbound: The request of a reader.
-            again: The request for the upstream, where the reader makes the same one again.
-
-        Returns:
-            Whether it does, or has ended meanwhile.
-
-        Raises:
-            Moved: It can, but not here.
-        """
-        found = revival_of(log, inbound, again, self._settings.upstream)
-        if found is None:
-            return False
-        if self._closing or len(self._running) >= self._settings.max_streams:
-            raise Moved
-        try:
-            await self._ask(log.reopen)
-        except LogEnded:
-            return True  # somebody else was faster; the log's readers will hear of it
-        except LogError:
-            return False
-        head = log.head
-        generation = Generation(
-            found.plan,
-            found.dialect,
-            fingerprint=head.fingerprint,
-            key=head.key,
-            settings=self._settings,
-            open_=self._open,
-            begin_log=_begun_before,
-            log=log,
-            checkpoint=found.checkpoint,
-            noted=True,
-            shared=self._store.remote,
-        )
-        self._by_log[head.scope, head.id] = generation
-        self._run(generation, head.scope)
-        return True
-
-    def _forget(self, generation: Generation, ask: _Ask) -> None:
-        found = (ask.caller, ask.key or "")
-        if self._asked.get(found) is generation:
-            del self._asked[found]
+            self._generations.forget(asked, ask)
 
     async def _open(self, send: Send, *, decode: bool = True) -> AiohttpExchange:
         assert self._session is not None
@@ -416,7 +274,7 @@ class Relay:
 
     async def _pass(self, plan: RequestPlan, client: Client) -> None:
         """Pass a request on, and its answer back, keeping nothing."""
-        self._must_be_open()
+        self._generations.must_be_open()
         opening = asyncio.create_task(self._open(Send(plan), decode=False))
         client.watch(opening.cancel)
         await asyncio.wait({opening})
@@ -461,9 +319,9 @@ class Relay:
         if after and not is_call and after == log.last and log.state not in (State.RUNNING, State.INTERRUPTED):
             await client.answer(204)
             return
-        generation = self._by_log.get((head.scope, head.id))
-        if self._is_elsewhere(log):
-            self._must_be_open()
+        generation = self._generations.of(log)
+        if self._generations.is_elsewhere(log):
+            self._generations.must_be_open()
         if generation is not None and generation.readers >= self._settings.max_readers:
             raise Refused(429, "too_many_readers", "the stream has as many readers as it may", [(b"retry-after", b"5")])
         headers = [
@@ -479,8 +337,8 @@ class Relay:
                 stack.enter_context(generation.reading())
 
             async def go_on() -> bool:
-                goes_on = await self._go_on(log, inbound, again)
-                revived = self._by_log.get((head.scope, head.id))
+                goes_on = await self._generations.go_on(log, inbound, again)
+                revived = self._generations.of(log)
                 if revived is not None:
                     stack.enter_context(revived.reading())
                 return goes_on
@@ -493,18 +351,13 @@ class Relay:
             if client.left:
                 raise Moved
 
-    def _is_elsewhere(self, log: Log) -> bool:
-        """Whether another relay generates it."""
-        found = (log.head.scope, log.head.id)
-        return self._store.remote and log.state is State.RUNNING and found not in self._by_log
-
     async def _show(self, inbound: Inbound, client: Client, caller: str, name: str) -> None:
         log = await self._find(caller, name)
         asked_for = _cursor_in(inbound)
         if asked_for or not inbound.accepts("application/json") or inbound.accepts("text/event-stream"):
             await self._tell(log, inbound, client, 200)
             return
-        generation = self._by_log.get((caller, name))
+        generation = self._generations.of(log)
         await client.answer(
             200,
             {
@@ -523,25 +376,19 @@ class Relay:
 
     async def _stop(self, client: Client, caller: str, name: str) -> None:
         log = await self._find(caller, name)
-        generation = self._by_log.get((caller, name))
+        generation = self._generations.of(log)
         if generation is not None:
             await generation.stop(State.CANCELLED, "cancelled", STOPPED)
         elif log.state is State.RUNNING:  # another relay generates it, and will notice
-            await self._ask(log.end, State.CANCELLED, STOPPED_ELSEWHERE)
+            await ask_store(self._store, log.end, State.CANCELLED, STOPPED_ELSEWHERE)
         else:
             with suppress(Missing):  # somebody else was faster
-                await self._ask(self._store.delete, caller, name)
+                await ask_store(self._store, self._store.delete, caller, name)
         await client.answer(204)
-
-    async def _ask(self, question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask the store; in a thread, if it is on another machine."""
-        if self._store.remote:
-            return await asyncio.to_thread(question, *args, **kwargs)
-        return question(*args, **kwargs)
 
     async def _find(self, caller: str, name: str) -> Log:
         try:
-            return await self._ask(self._store.find, caller, name)
+            return await ask_store(self._store, self._store.find, caller, name)
         except Expired:
             raise Refused(410, "expired", "the stream was kept long enough") from None
         except Missing:
@@ -549,8 +396,8 @@ class Relay:
                 raise Refused(410, "expired", "the stream is not kept any more") from None
             raise Refused(404, "not_found", "there is no such stream") from None
 
-    def _remember(self, log: tuple[str, str]) -> None:
-        self._remembered[log] = None
+    def _remember(self, log: Log) -> None:
+        self._remembered[log.head.scope, log.head.id] = None
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
@@ -558,7 +405,7 @@ class Relay:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
-                await self._ask(self._store.sweep, time.time())
+                await ask_store(self._store, self._store.sweep, time.time())
             except LogError as error:
                 self._metrics.note_failure(error)
                 _logger.exception("relay.sweep")
@@ -596,10 +443,6 @@ def _partial(log: Log) -> Any:
         transcript.keep(piece.data, piece.last - after)
         after = piece.last
     return partial_of(named(_dialect_of(log)), transcript)
-
-
-async def _begun_before(_exchange: AiohttpExchange, _dialect: str) -> tuple[Log, bool]:
-    raise AssertionError("it has its log")
 
 
 _REFUSALS: tuple[tuple[tuple[type[Exception], ...], int, str, str], ...] = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
@@ -199,10 +200,9 @@ class Client:
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send a part of the body. Raises TimeoutError where they take none of it for that long, or up to twice."""
         # One timer for all: a cancel scope for each write would cost as much as all else that is done for an event.
-        loop = asyncio.get_running_loop()
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._check)
-        self._writing_since = loop.time()
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._check)
+        self._writing_since = time.monotonic()
         try:
             await self._send({"type": "http.response.body", "body": data, "more_body": more})
         except asyncio.CancelledError:
@@ -224,13 +224,12 @@ class Client:
         await self.write(data, more=False)
 
     def _check(self) -> None:
-        loop = asyncio.get_running_loop()
         since = self._writing_since
-        if since is not None and loop.time() - since >= self._seconds and self._task is not None:
+        if since is not None and time.monotonic() - since >= self._seconds and self._task is not None:
             self._stuck = True
             self._task.cancel()
         else:
-            self._timer = loop.call_later(self._seconds, self._check)
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._check)
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -94,9 +95,10 @@ class _Tap(asyncio.Protocol):
         self.over: asyncio.Future[bool] = self._loop.create_future()
         """Done when the body has ended (True), when no more is wanted (False), or with what went wrong."""
         self._content = response.content
+        self._encoded = "content-encoding" in response.headers
         self._take = take
         self._silence = silence
-        self._heard = self._loop.time()
+        self._heard = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         connection = response.connection  # None if all has come
         self._inner = connection.protocol if connection is not None else None
@@ -112,8 +114,11 @@ class _Tap(asyncio.Protocol):
         """Hand over what is there."""
         over, content = self.over, self._content
         try:
-            while not over.done() and (data := content.read_nowait()):
-                if not self._take(data):
+            more = True
+            while more and not over.done():
+                data = content.read_nowait()
+                more = self._encoded and bool(data)  # to read makes room, in which more is decoded
+                if data and not self._take(data):
                     self._end(False)
             if not over.done() and content.at_eof():
                 self._end(True)
@@ -132,7 +137,7 @@ class _Tap(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._inner is not None
-        self._heard = self._loop.time()
+        self._heard = time.monotonic()
         self._inner.data_received(data)
         self.look()
 
@@ -168,7 +173,7 @@ class _Tap(asyncio.Protocol):
 
     def _check(self) -> None:
         assert self._silence is not None
-        left = self._heard + self._silence - self._loop.time()
+        left = self._heard + self._silence - time.monotonic()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check)
         else:
