@@ -38,6 +38,7 @@ IN_DRIVERS = {
     "begin": "the same",
     "_body": "an iterator of nothing",
     "cancel": "a cancelled task must still tell the server",
+    "pour": "only an event loop can call without a task; a thread that reads is there anyway",
     "abandon": "the same",
 }
 

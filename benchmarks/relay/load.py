@@ -160,7 +160,9 @@ class Crowd:
         self.events += reader.events - before
         if reader.done or not data:
             if not reader.done:
-                raise Incomplete(f"an answer ended behind {reader.events} events: {reader.head!r} {reader.tail[-300:]!r}")
+                raise Incomplete(
+                    f"an answer ended behind {reader.events} events: {reader.head!r} {reader.tail[-300:]!r}"
+                )
             self._selector.unregister(reader.connection)
             self._left -= 1
 

@@ -1,43 +1,22 @@
-"""What is measured of a relay. Each function starts one, measures it once, and ends it."""
+"""What is measured of a relay. Each function starts one, measures it once, and ends it.
+
+Times are in microseconds, where their names do not say otherwise, and CPU is the relay's alone.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import quantiles
 
 from benchmarks.relay import processes
 from benchmarks.relay.load import Crowd, Reader, get, post, streams
 from benchmarks.relay.subjects import Start, Subject
-from benchmarks.relay.upstream import order
+from benchmarks.relay.upstream import DONE, event, order
 
 Numbers = dict[str, float]
 
 _RAMP, _SETTLE, _SPARE = 1.0, 0.5, 0.5
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Something to measure.
-
-    Attributes:
-        title: Of its table.
-        note: What the numbers are.
-        subjects: Who is measured; the first is what the others are held against.
-        measure: Measures one, given the upstream's port too.
-        baseline: Who is taken away from all the others' times: what the client and the upstream take by themselves.
-        times: The names of those numbers.
-    """
-
-    title: str
-    note: str
-    subjects: tuple[str, ...]
-    measure: Callable[[Start, int], Numbers]
-    baseline: str | None = None
-    times: tuple[str, ...] = ()
 
 
 def tokens(start: Start, upstream: int, *, count: int, rate: int, seconds: float = 4.0) -> Numbers:
@@ -130,13 +109,11 @@ def storm(start: Start, upstream: int, *, count: int = 1000, events: int = 200) 
         back.run()
         taken, cpu = time.monotonic() - begun, _cpu(subject) - cpu
         back.close()
-    assert all(reader.events == events - 1 for reader in back.readers), {reader.events for reader in back.readers}
+    assert {reader.events for reader in back.readers} == {events - 1}
     return {"ms": taken * 1000, "cpu": cpu / count * 1e6}
 
 
 def _answer(events: int) -> bytes:
-    from benchmarks.relay.upstream import DONE, event
-
     told = [event() for _ in range(events - 1)] + [DONE]
     return b"".join(b"id: %d\n%b" % (number, block) for number, block in enumerate(told, 52))
 

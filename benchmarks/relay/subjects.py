@@ -57,7 +57,9 @@ def direct(port: int) -> Iterator[Subject]:
 
 
 @contextlib.contextmanager
-def served(port: int, *, application: str, without: Sequence[str] = (), python: str = sys.executable) -> Iterator[Subject]:
+def served(
+    port: int, *, application: str, without: Sequence[str] = (), python: str = sys.executable
+) -> Iterator[Subject]:
     """An application on uvicorn."""
     hidden = [f"--without={name}" for name in without]
     command = [python, "-m", "benchmarks.relay.serve", *hidden, application]
@@ -75,7 +77,10 @@ def ours(port: int, *, sqlite: bool = False, without: Sequence[str] = ()) -> Ite
         relay = ["relay", "--upstream", f"http://127.0.0.1:{port}", "--port", "0", "--store", store]
         with (
             Path(folder, "log").open("w+", encoding="utf-8") as log,
-            _running([sys.executable, *(os.environ.get("OURS") or "-m benchmarks.relay.ours").split(), *hidden, "--", *relay], stderr=log) as process,
+            _running(
+                [sys.executable, *os.environ.get("OURS", "-m benchmarks.relay.ours").split(), *hidden, "--", *relay],
+                stderr=log,
+            ) as process,
         ):
             yield Subject(_told(Path(folder, "log"), r"relay: http://127\.0\.0\.1:(\d+)"), process.pid)
 
@@ -140,7 +145,12 @@ def _running(
 ) -> Iterator[subprocess.Popen[str]]:
     own = {**os.environ, "PYTHONPATH": str(_ROOT), "UPSTREAM": f"http://127.0.0.1:{upstream_port}"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=_ROOT, env=own  # type: ignore[call-overload]
+        command,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        cwd=_ROOT,
+        env=own,  # type: ignore[call-overload]
     ) as process:
         try:
             yield process
@@ -162,15 +172,11 @@ def free_port() -> int:
 def until_listening(port: int) -> None:
     """Wait for a server to be there."""
     deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
+    with socket.socket() as probe:
+        while probe.connect_ex(("127.0.0.1", port)):
             if time.monotonic() > deadline:
-                raise
+                raise TimeoutError
             time.sleep(0.05)
-        else:
-            return
 
 
 def _told(log: Path, pattern: str) -> int:
@@ -185,23 +191,22 @@ def _told(log: Path, pattern: str) -> int:
 
 
 _RAW = "benchmarks.relay.anchors.raw:app"
-_SSE = "benchmarks.relay.anchors.sse:app"
 _HTTPX = "benchmarks.relay.anchors.starlette_httpx:app"
-_PLAIN = ("uvloop",)
-_PLAINEST = ("uvloop", "httptools")
+_SSE = "benchmarks.relay.anchors.sse:app"
+_ASYNCIO, _H11 = ("uvloop",), ("uvloop", "httptools")
 
 SUBJECTS: dict[str, Start] = {
-    "direct": direct,
+    "nothing": direct,
     "nginx": nginx,
-    "raw": partial(served, application=_RAW),
-    "raw, asyncio": partial(served, application=_RAW, without=_PLAIN),
-    "raw, asyncio, h11": partial(served, application=_RAW, without=_PLAINEST),
-    "httpx": partial(served, application=_HTTPX),
+    "raw ASGI, aiohttp": partial(served, application=_RAW),
+    "the same on asyncio": partial(served, application=_RAW, without=_ASYNCIO),
+    "the same on asyncio, h11": partial(served, application=_RAW, without=_H11),
+    "Starlette, httpx": partial(served, application=_HTTPX),
+    "LiteLLM": litellm,
     "sse-starlette": partial(served, application=_SSE),
-    "memory": ours,
-    "memory, asyncio": partial(ours, without=_PLAIN),
-    "memory, asyncio, h11": partial(ours, without=_PLAINEST),
-    "sqlite": partial(ours, sqlite=True),
-    "sqlite, asyncio": partial(ours, sqlite=True, without=_PLAIN),
-    "litellm": litellm,
+    "relay, memory": ours,
+    "relay, SQLite": partial(ours, sqlite=True),
+    "relay, memory, on asyncio": partial(ours, without=_ASYNCIO),
+    "relay, SQLite, on asyncio": partial(ours, sqlite=True, without=_ASYNCIO),
+    "relay, memory, on asyncio, h11": partial(ours, without=_H11),
 }

@@ -128,12 +128,13 @@ def _serve(listener: socket.socket) -> None:
         while True:
             for key, _ in selector.select():
                 if key.fileobj is listener:
-                    connection, _ = listener.accept()
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    connection.setblocking(False)
-                    selector.register(connection, selectors.EVENT_READ, bytearray())
+                    caller, _ = listener.accept()
+                    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    caller.setblocking(False)
+                    selector.register(caller, selectors.EVENT_READ, bytearray())
                     continue
                 connection = key.fileobj
+                assert isinstance(connection, socket.socket)
                 try:
                     data = connection.recv(65536)
                 except OSError:

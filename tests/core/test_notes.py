@@ -246,7 +246,7 @@ def test_whoever_keeps_notes_may_come_back() -> None:
     assert not talk.is_kept_alive_by_us
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "[1]", "null", "[2" + ",0" * 17 + "]", "[1" + ",0" * 17 + "]"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[1]", "null", "[2" + ",0" * 17 + "]", "[1" + ",0" * 18 + "]"])
 def test_what_is_no_note(text: str) -> None:
     with pytest.raises(ValueError, match="not a note of this version"):
         read_note(text)

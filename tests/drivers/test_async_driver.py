@@ -556,3 +556,80 @@ async def test_an_end_that_closing_causes_is_none() -> None:
     assert len([part async for part in driving.slices()]) == 1
     assert driving.conversation.state is State.STREAMING
     assert not driving.conversation.checkpoint.complete
+
+
+async def pull(driving: AsyncDriver, got: list[bytes]) -> None:
+    async for part in driving.slices():
+        got.append(part)
+
+
+async def pour(driving: AsyncDriver, got: list[bytes]) -> None:
+    await driving.pour(got.append)
+
+
+STORIES: dict[str, Callable[[], tuple[Asked, list[AsyncExchange | Exception]]]] = {
+    "plain": lambda: (conversation(CHAT), [Answer(HELLO, HELLO + HELLO, HELLO[:9], HELLO[9:] + DONE)]),
+    "behind the end": lambda: (conversation(CHAT), [Answer(HELLO, DONE, HELLO, Broken("late"))]),
+    "broken": lambda: (conversation(CHAT), [Answer(HELLO, Broken("cut"))]),
+    "two connections": lambda: (conversation(), [Answer(ONE, TWO[:5]), Answer(ONE + TWO, END)]),
+    "unreachable": lambda: (conversation(), [Answer(ONE, Broken("cut")), Broken("away"), Answer(TWO, END)]),
+    "one by one": lambda: (conversation(one_by_one=True), [Answer(ONE + TWO, Broken("cut")), Answer(END)]),
+    "no end": lambda: (conversation(), [Answer(ONE), *[Broken("away")] * 5]),
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+async def test_pouring_hands_over_what_slices_give(name: str) -> None:
+    told: list[Any] = []
+    for way in (pull, pour):
+        talk, script = STORIES[name]()
+        wire, notices, got = Wire(*script), list[str](), list[bytes]()
+        driving = driver(talk, wire, lambda notice, to=notices: to.append(notice.kind))  # type: ignore[misc]
+        assert await driving.begin()
+        failure: Exception | None = None
+        try:
+            await way(driving, got)
+        except rl.ResumableError as error:
+            failure = error
+        answers = [each for each in script if isinstance(each, Answer)]
+        told.append((got, notices, wire.sent, str(failure), talk.checkpoint, [each.closed for each in answers]))
+        assert driving.exchange is None
+    assert told[0] == told[1]
+
+
+async def test_what_the_taker_raises_comes_out_and_lets_go() -> None:
+    def refuse(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    for pieces in ([ONE, END], [HELLO, HELLO, DONE]):
+        answer = Answer(*pieces)
+        driving = driver(conversation(CHAT if HELLO in pieces else EVENTS), Wire(answer))
+        assert await driving.begin()
+        with pytest.raises(ZeroDivisionError):
+            await driving.pour(refuse)
+        assert answer.closed == 1
+
+
+@pytest.mark.parametrize("pieces", [[HELLO, HELLO, HELLO, DONE], [HELLO, HELLO[:9], HELLO[9:], HELLO, DONE]])
+async def test_closing_ends_a_pouring(pieces: list[bytes]) -> None:
+    answer = Answer(*pieces)
+    driving = driver(conversation(CHAT), Wire(answer))
+    assert await driving.begin()
+    got: list[bytes] = []
+
+    def take(data: bytes) -> None:
+        got.append(data)
+        driving._closed = len(got) == 2
+
+    await driving.pour(take)
+    assert got == [HELLO, HELLO]
+    assert answer.closed == 1
+
+
+async def test_pouring_what_somebody_else_has_closed() -> None:
+    driving = driver(conversation(), Wire(Answer(ONE)))
+    assert await driving.begin()
+    await driving.aclose()
+    got: list[bytes] = []
+    await driving.pour(got.append)
+    assert got == []

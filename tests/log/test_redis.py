@@ -29,6 +29,7 @@ from resumable_llm.log import (
 from resumable_llm.log import redis_link as link_module
 from resumable_llm.log import redis_scripts as scripts
 from resumable_llm.log.redis import RedisStore
+from resumable_llm.log.redis_log import RedisLog
 from tests.log import redis_server
 from tests.log.conftest import Clock, head, wait_until
 from tests.log.redis_server import RedisServer
@@ -296,6 +297,25 @@ def test_a_name_is_free_once_its_log_has_expired_here(several: Several) -> None:
     assert store.find("alice", "one") is again
 
 
+def test_of_two_that_have_looked_for_long_the_first_stays(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = several.open(), several.open()
+    ours, _ = one.begin(head())
+    for _ in range(scripts.FIRST_ENTRIES):
+        ours.append([FRAME])
+        one.sweep(0)  # which writes what there is
+    follower, first = two._writer.follower, list[Log | None]()
+    catch_up = follower.catch_up
+
+    async def slow(log: RedisLog) -> bool:
+        if not first:
+            first.append(None)
+            first.append(await two._find(two._catalog.id_name("alice", "one")))
+        return await catch_up(log)
+
+    monkeypatch.setattr(follower, "catch_up", slow)
+    assert two.find("alice", "one") is first[1]
+
+
 def test_of_two_looks_at_once_comes_one_copy(several: Several) -> None:
     one, two = several.open(), several.open()
     ours, _ = one.begin(head())
@@ -334,7 +354,7 @@ def test_redis_forgets_by_itself(several: Several) -> None:
     store = several.open()
     redis = redis_server.shared()
     store.begin(head("runs"))
-    log, _ = store.begin(head("ended", ttl=5.0))
+    log, _ = store.begin(head("over", ttl=5.0))
     log.append([FRAME])
     log.end(State.COMPLETE)
     wait_until(lambda: not log.owned)
@@ -344,8 +364,8 @@ def test_redis_forgets_by_itself(several: Several) -> None:
     left = {key: int(redis.command("PTTL", key)[1:]) for key in keys(several.prefix)}
     assert len(left) > 8
     assert all(0 < each <= 3_600_000 for each in left.values()), left
-    ended = [each for key, each in left.items() if log.stream in key or "ended" in key.rpartition(":")[2]]
-    assert len(ended) == 5
+    ended = [each for key, each in left.items() if log.stream in key or key.endswith("over")]
+    assert len(ended) == 4
     assert all(60_000 < each <= 65_000 for each in ended), left
 
 
@@ -415,6 +435,7 @@ CHILD = """
 import sys, threading, time
 from resumable_llm.log import Head, State
 from resumable_llm.log.redis import RedisStore
+from resumable_llm.log.redis_log import RedisLog
 url, prefix, durability, threads, lease = sys.argv[1:]
 strict = durability == "strict"
 store = RedisStore(url, prefix=prefix, strict=strict, lease_seconds=float(lease))
@@ -531,6 +552,7 @@ RACER = """
 import sys, time
 from resumable_llm.log import Head
 from resumable_llm.log.redis import RedisStore
+from resumable_llm.log.redis_log import RedisLog
 store = RedisStore(sys.argv[1], prefix=sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -308,6 +308,13 @@ def test_a_wish_is_fulfilled_by_the_lease_where_the_owner_has_died(tmp_path: Pat
 # Reopening.
 
 
+def test_what_runs_is_not_reopened(store: RedisStore) -> None:
+    log, _ = store.begin(head())
+    with pytest.raises(LogEnded, match="the log is running"):
+        log.reopen()
+    assert log.append([FRAME]) == 1
+
+
 def test_an_end_that_redis_does_not_know_yet_is_told_first(tmp_path: Path) -> None:
     with opened(tmp_path, flush_seconds=3600) as store:
         log, _ = store.begin(head())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resumable_llm.core.events import BOM, BlockSplitter, EventDecoder
-from resumable_llm.relay.frames import error_frame, frames_of, without_ids
+from resumable_llm.relay.frames import error_frame, frames_of, is_frame, without_ids
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,27 @@ def test_events_keep_event_and_data(block: bytes, frame: bytes) -> None:
 @pytest.mark.parametrize("block", [b": ping\n\n", b"event: e\n\n", b"id: 7\n\n", b"retry: 1\n\n", b"\n\n"])
 def test_what_has_no_data_is_no_event(block: bytes) -> None:
     assert frames_of([block]) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"data: a\n\n", b"data: \n\n", b"event: e\ndata: a\n\n", b"event: \ndata: id: 7\n\n"],
+)
+def test_usual_event_is_a_frame_already(data: bytes) -> None:
+    assert is_frame(data)
+    assert frames_of([data]) == [data]
+    assert len(EventDecoder().feed(data)) == 1
+
+
+@given(st.lists(st.sampled_from([b"data: ", b"event: ", b"id: ", b"\n", b"\n\n", b"\r", b"a", b":", BOM]), max_size=8))
+def test_what_is_a_frame_is_one_event_and_nothing_else(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    if is_frame(data):
+        (block,) = BlockSplitter().feed(data)
+        assert block == data
+        (event,) = EventDecoder().feed(data)
+        assert b"data: %b\n\n" % event.data.encode() == data[data.index(b"data: ") :]
+        assert set(re.findall(rb"^[a-z]+", data, re.MULTILINE)) <= {b"event", b"data"}
 
 
 def test_ids_are_taken_out_and_nothing_else() -> None:

@@ -137,9 +137,9 @@ Front = Callable[[str, str], Site]
 def front(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Front]:
     """Starts nginx with our configuration in front of two addresses."""
     with skip_and_tell(pytestconfig, "nginx", FileNotFoundError):
-        program = shutil.which("nginxx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+        program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
         if program is None:
-            raise FileNotFoundError("there is no nginx; on Debian and Ubuntu: apt-get install nginx-light")
+            raise FileNotFoundError("there is no nginx; on Debian and Ubuntu: apt-get install nginx")
     with ExitStack() as stack:
         yield lambda first, second: stack.enter_context(served(program, tmp_path, first, second))
 

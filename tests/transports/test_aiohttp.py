@@ -125,5 +125,148 @@ async def test_closing_ends_a_read_and_the_connection() -> None:
             assert server.gone.acquire(timeout=10)
 
 
+async def test_pouring_hands_over_what_comes_as_it_comes() -> None:
+    with Scripted(Answer([b"a", b"b", b"c"])) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            got: list[bytes] = []
+            tasks: list[object] = []
+
+            def take(data: bytes) -> bool:
+                got.append(data)
+                tasks.append(asyncio.current_task())
+                return True
+
+            assert await exchange.pour(take)
+            assert b"".join(got) == b"abc"
+            assert tasks[-1] is None, "the event loop calls"
+            # Nothing stands between aiohttp and the connection any more, which is used again.
+            again = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            await again.aclose()
+
+
+async def test_connection_that_was_poured_can_be_used_and_poured_again() -> None:
+    body = b"x" * 50_000
+    with Scripted(*[Answer([body, b"y"])] * 3) as server:
+        async with session_of() as session:
+            for _ in range(3):
+                exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 5.0)
+                got: list[bytes] = []
+                assert await exchange.pour(lambda data, to=got: to.append(data) is None)  # type: ignore[misc]
+                assert b"".join(got) == body + b"y"
+            assert len(server.requests) == 3
+            assert server.connections == 1
+
+
+async def test_pouring_stops_where_no_more_is_wanted_and_the_rest_can_be_read() -> None:
+    with Scripted(Answer([b"a" * 100_000, b"b" * 100_000])) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            got: list[bytes] = []
+            assert not await exchange.pour(lambda data: got.append(data) is not None)
+            assert len(got) == 1
+            rest = [chunk async for chunk in exchange.body]
+            assert b"".join(got + rest) == b"a" * 100_000 + b"b" * 100_000
+
+
+async def test_what_was_encoded_is_poured_decoded() -> None:
+    plain = b"data: a\n\n" * 100_000  # more than aiohttp decodes ahead
+    with Scripted(Answer([gzip.compress(plain)], headers={"content-encoding": "gzip"})) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            got: list[bytes] = []
+            assert await exchange.pour(lambda data: got.append(data) is None)
+            assert b"".join(got) == plain
+
+
+async def test_answer_that_has_come_whole_is_poured() -> None:
+    with Scripted(Answer([b"a"], chunked=False)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 5.0)
+            while (connection := exchange._response.connection) is not None:  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+            assert connection is None
+            got: list[bytes] = []
+            assert await exchange.pour(lambda data: got.append(data) is None)
+            assert got == [b"a"]
+
+
+@pytest.mark.parametrize("end", [End.FIN, End.RST])
+async def test_broken_connection_ends_a_pouring(end: End) -> None:
+    with Scripted(Answer([b"a"], end)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            with pytest.raises(ERRORS):
+                await exchange.pour(lambda _: True)
+            await exchange.aclose()
+
+
+@pytest.mark.parametrize("pieces", [[], [b"a"], [b"a", b"b", b"c"]])
+async def test_silence_ends_a_pouring(pieces: list[bytes]) -> None:
+    with Scripted(Answer(pieces, End.SILENT)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 0.05)
+            with pytest.raises(aiohttp.SocketTimeoutError):
+                await exchange.pour(lambda _: True)
+            await exchange.aclose()
+
+
+async def test_bytes_are_no_silence_for_a_pouring() -> None:
+    with Scripted(Answer([b"a"], End.PINGS)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 0.2)
+            started, heard = asyncio.get_running_loop().time(), bytearray()
+
+            def take(data: bytes) -> bool:
+                heard.extend(data)
+                return asyncio.get_running_loop().time() - started < 0.5
+
+            assert not await exchange.pour(take)
+            await exchange.aclose()
+
+
+@pytest.mark.parametrize("close", ["close", "aclose"])
+async def test_closing_ends_a_pouring_and_the_connection(close: str) -> None:
+    with Scripted(Answer([b"a"], End.SILENT)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 9.0)
+            begun = asyncio.Event()
+            pouring = asyncio.ensure_future(exchange.pour(lambda _: begun.set() is None))
+            await begun.wait()
+            if close == "close":
+                exchange.close()
+            else:
+                await exchange.aclose()
+            with pytest.raises(ERRORS):
+                await pouring
+            assert server.gone.acquire(timeout=10)
+
+
+async def test_cancelling_a_pouring_gives_the_connection_back() -> None:
+    with Scripted(Answer([b"a"], End.PINGS)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 9.0)
+            begun = asyncio.Event()
+            pouring = asyncio.ensure_future(exchange.pour(lambda _: begun.set() is None))
+            await begun.wait()
+            pouring.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await pouring
+            assert await anext(exchange.body)
+            await exchange.aclose()
+
+
+async def test_what_the_taker_raises_is_raised() -> None:
+    def refuse(_: bytes) -> bool:
+        raise ZeroDivisionError
+
+    with Scripted(Answer([b"a"], End.PINGS)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            with pytest.raises(ZeroDivisionError):
+                await exchange.pour(refuse)
+            await exchange.aclose()
+
+
 def test_family_error_takes_a_message() -> None:
     assert isinstance(FAMILY_ERROR("x"), ERRORS)

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from benchmarks.relay.upstream import DONE, HOLD_SECONDS, event, ordered
 
+
 class _Answer:
     """What is said, and who waits for it."""
 
@@ -43,7 +44,8 @@ class _Answer:
         """The events behind this one."""
         while True:
             async with self._news:
-                await self._news.wait_for(lambda: len(self._data) > number)
+                while len(self._data) <= number:
+                    await self._news.wait()
             while number < len(self._data):
                 data, number = self._data[number], number + 1
                 yield ServerSentEvent(data, id=str(number), sep="\n")

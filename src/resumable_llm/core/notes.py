@@ -15,6 +15,7 @@ from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Checkpoint, Seam, resolve, without_credentials
 
 _VERSION = 1
+_FIELDS = 18
 
 
 class Note(NamedTuple):
@@ -75,14 +76,13 @@ def read_note(note: str) -> Note:
         ValueError: It is no note, or one of another version of this library.
     """
     try:
-        version, dialect, method, url, key, handle, location, *place = json.loads(note)
-        last_event_id, sequence, offset, cursor, behind, behind_checksum, *place = place
-        events, checksum, first_id, complete, seams = place
-        joined = tuple(Seam(*each) for each in seams)
-    except (ValueError, TypeError):
-        version = None
-    if version != _VERSION:
+        found = json.loads(note)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or len(found) != _FIELDS or found[0] != _VERSION:
         raise ValueError("this is not a note of this version of resumable-llm")
+    _, dialect, method, url, key, handle, location, last_event_id, sequence, offset, cursor, *told = found
+    behind, behind_checksum, events, checksum, first_id, complete, seams = told
     return Note(
         Checkpoint(
             dialect=dialect,
@@ -102,5 +102,5 @@ def read_note(note: str) -> Note:
             idempotency_key=key,
             complete=complete,
         ),
-        joined,
+        tuple(Seam(*each) for each in seams),
     )

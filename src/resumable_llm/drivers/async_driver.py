@@ -158,8 +158,9 @@ class AsyncDriver:
                 if not isinstance(action, Read):
                     await self._perform(action)
                     continue
+                assert self.exchange is not None
                 try:
-                    ended = self.exchange is None or await self.exchange.pour(receive)
+                    ended = await self.exchange.pour(receive)
                 except self._errors as error:
                     await self._failed(error)
                 else:

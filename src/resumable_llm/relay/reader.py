@@ -22,6 +22,35 @@ async def _never() -> bool:
     return False
 
 
+class _News:
+    """Whether there is something new: a future that is made again, which costs half as much as an asyncio.Event."""
+
+    def __init__(self) -> None:
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._come: asyncio.Future[None] = self._loop.create_future()
+
+    def come(self) -> asyncio.Future[None]:
+        """Done once there is."""
+        return self._come
+
+    def forget(self) -> None:
+        """What has come by now is known."""
+        if self._come.done():
+            self._come = self._loop.create_future()
+
+    def tell(self) -> None:
+        """There is, says the event loop."""
+        if not self._come.done():
+            self._come.set_result(None)
+
+    def wake(self) -> None:
+        """There is, says anybody: a store may write in a thread."""
+        if threading.get_ident() == self._thread:
+            self.tell()
+        else:
+            self._loop.call_soon_threadsafe(self.tell)
+
+
 async def read_log(
     log: Log,
     after: int,
@@ -43,27 +72,14 @@ async def read_log(
         google: Leave out the ids, which google-genai cannot read.
         go_on: Asked when the answer is found interrupted: whether it goes on, so that there will be more to read.
     """
-    loop, here = asyncio.get_running_loop(), threading.get_ident()
-    news = loop.create_future()
-
-    def tell() -> None:
-        if not news.done():
-            news.set_result(None)
-
-    def wake() -> None:
-        if threading.get_ident() == here:
-            tell()
-        else:  # a store that writes in a thread
-            loop.call_soon_threadsafe(tell)
-
-    client.watch(tell)
-    unsubscribe = log.subscribe(wake)
+    news = _News()
+    client.watch(news.tell)
+    unsubscribe = log.subscribe(news.wake)
     try:
         await client.start(status, headers)
         last = b""
         while not client.gone:
-            if news.done():
-                news = loop.create_future()
+            news.forget()
             state = log.state  # before the events are read: none comes behind an end that was seen
             try:
                 data, after = log.read(after)
@@ -75,10 +91,10 @@ async def read_log(
                 if after < log.last:
                     continue
             if state is State.RUNNING:
-                await news
+                await news.come()
             elif state is State.INTERRUPTED and await go_on():
                 if log.state is State.INTERRUPTED:  # it takes a moment until readers may know
-                    await news
+                    await news.come()
             else:
                 last = _last_words(log, state, google=google)
                 break

@@ -81,8 +81,8 @@ class _Response(AiohttpExchange):
 class _Tap(asyncio.Protocol):
     """Stands between a connection and aiohttp, and hands over what has come in the very callback that has brought it.
 
-    A task that waits for each piece would cost a future, a turn of the event loop and a system call for each: as much as
-    all that the relay does about an event.
+    A task that waits for each piece would cost a future, a turn of the event loop and a system call for each: as much
+    as all that the relay does about an event.
 
     Args:
         response: Whose body.

@@ -1,0 +1,122 @@
+"""Which scenario measures whom, and how its table is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.relay import scenarios
+from benchmarks.relay.scenarios import Numbers
+from benchmarks.relay.subjects import Start
+
+_RAW = "raw ASGI, aiohttp"
+_LOOPS = ("the same on asyncio", "relay, memory, on asyncio", "relay, SQLite, on asyncio")
+_TIMES = ("first", "p50", "p99")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Something to measure.
+
+    Attributes:
+        title: Of its table.
+        note: What its numbers are.
+        subjects: Who is measured.
+        measure: Measures one, given its start and the upstream's port.
+        anchors: Whom each is held against; those who are not named, against the first that stands here alone.
+        nothing: Whose times are taken from those of all others: what the client and the upstream take by themselves.
+        times: The names of those times.
+    """
+
+    title: str
+    note: str
+    subjects: tuple[str, ...]
+    measure: Callable[[Start, int], Numbers]
+    anchor: str
+    anchors: tuple[tuple[str, str], ...] = ()
+    nothing: str | None = None
+    times: tuple[str, ...] = ()
+
+    def anchor_of(self, subject: str) -> str:
+        """Whom this one is held against."""
+        return dict(self.anchors).get(subject, self.anchor)
+
+
+_PLAIN = (
+    ("the same on asyncio", "the same on asyncio"),
+    ("relay, memory, on asyncio", "the same on asyncio"),
+    ("relay, SQLite, on asyncio", "the same on asyncio"),
+    ("relay, memory, on asyncio, h11", "the same on asyncio, h11"),
+    ("the same on asyncio, h11", "the same on asyncio, h11"),
+)
+_NOTE = (
+    "Microseconds that are added to what the same takes without anything between: until the first token, from the "
+    "request on a connection that is open; and for each token. CPU is the process's, an event."
+)
+_ALL = ("nothing", "nginx", _RAW, "relay, memory", "relay, SQLite", *_LOOPS)
+
+
+def _tokens(title: str, count: int, rate: int, subjects: tuple[str, ...]) -> Group:
+    measure = partial(scenarios.tokens, count=count, rate=rate)
+    return Group(title, _NOTE, subjects, measure, _RAW, _PLAIN, "nothing", _TIMES)
+
+
+GROUPS: dict[str, Group] = {
+    "100x50": _tokens("100 streams of 50 events a second", 100, 50, (*_ALL, "Starlette, httpx")),
+    "500x10": _tokens("500 streams of 10 events a second", 500, 10, _ALL),
+    "h11": _tokens(
+        "Without httptools and uvloop: 100 streams of 50 events a second",
+        100,
+        50,
+        ("nothing", "the same on asyncio, h11", "relay, memory, on asyncio, h11"),
+    ),
+    "10x50": _tokens(
+        "A tenth of that: 10 streams of 50 events a second",
+        10,
+        50,
+        ("nothing", _RAW, "relay, memory", "relay, SQLite", "LiteLLM"),
+    ),
+    "50x10": _tokens(
+        "A tenth of that: 50 streams of 10 events a second",
+        50,
+        10,
+        ("nothing", _RAW, "relay, memory", "relay, SQLite", "LiteLLM"),
+    ),
+    "memory": Group(
+        "Memory of a stream and its reader",
+        "What 500 streams that say an event a second add to the process.",
+        ("nginx", _RAW, "relay, memory", "relay, SQLite", "Starlette, httpx"),
+        scenarios.memory,
+        _RAW,
+    ),
+    "readers": Group(
+        "Memory of a reader",
+        "What 500 readers of one stream add to the process.",
+        ("sse-starlette", "relay, memory", "relay, SQLite"),
+        scenarios.readers,
+        "sse-starlette",
+    ),
+    "fan-out": Group(
+        "100 readers of a stream of 50 events a second",
+        "CPU is the process's, a delivery.",
+        ("sse-starlette", "relay, memory", "relay, SQLite"),
+        partial(scenarios.fan_out, events=250, rate=50),
+        "sse-starlette",
+    ),
+    "flood": Group(
+        "100 readers of a stream that comes as fast as it goes",
+        "2,000 events. CPU is the process's, a delivery.",
+        ("sse-starlette", "relay, memory", "relay, SQLite"),
+        partial(scenarios.fan_out, events=2000, rate=0),
+        "sse-starlette",
+    ),
+    "storm": Group(
+        "1,000 readers come back at once, for 200 events each",
+        "From the first one's request until the last one has all. nginx has the same bytes in a file. CPU is the "
+        "process's, a reader.",
+        ("nginx", "relay, memory", "relay, SQLite", "sse-starlette"),
+        scenarios.storm,
+        "nginx",
+    ),
+}
