@@ -47,9 +47,10 @@ def main() -> None:
     for name in options.only or GROUPS:
         group = GROUPS[name]
         subjects = [each for each in group.subjects if _is_here(each) and _is_wanted(each, options.subject)]
-        tables += _table(group, subjects, _measure(name, group, subjects, options.rounds))
+        table = report(group, _measure(name, group, subjects, options.rounds))
+        print("\n".join(table), flush=True)
+        tables += table
     text = "\n".join([*_describe(options.rounds, before), *tables]) + "\n"
-    print(text)
     output = options.output or (None if options.only or options.subject else _RESULTS)
     if output is not None:
         output.write_text(text, encoding="utf-8")
@@ -76,24 +77,35 @@ def _measure(name: str, group: Group, subjects: list[str], rounds: int) -> dict[
                     found[subject].append(group.measure(SUBJECTS[subject], port))
                 except Incomplete as error:
                     raise SystemExit(f"{subject} lost something: {error}") from error
-    if group.nothing in found:
-        nothing = found.pop(group.nothing)
-        for told in found.values():
-            for numbers, own in zip(told, nothing, strict=True):
-                for time in group.times:
-                    numbers[time] -= own[time]
     return found
 
 
-def _table(group: Group, subjects: list[str], found: dict[str, list[Numbers]]) -> list[str]:
+def report(group: Group, found: dict[str, list[Numbers]]) -> list[str]:
+    """A group's table, as Markdown.
+
+    Args:
+        group: It.
+        found: Numbers, round by round, by subject.
+    """
+    nothing = found.get(group.nothing or "")
+    if nothing is not None:
+        found = {
+            subject: _without(nothing, group.times, told) for subject, told in found.items() if told is not nothing
+        }
     columns = list(next(iter(found.values()))[0])
     head = " | ".join(f"{column} | ratio" for column in columns)
     lines = ["", f"## {group.title}", "", group.note, "", f"| | {head} |", f"|---|{'--:|--:|' * len(columns)}"]
-    for subject in subjects:
-        if subject in found:
-            cells = [cell for column in columns for cell in _cells(group, found, subject, column)]
-            lines.append(f"| {subject} | {' | '.join(cells)} |")
+    for subject in found:
+        cells = [cell for column in columns for cell in _cells(group, found, subject, column)]
+        lines.append(f"| {subject} | {' | '.join(cells)} |")
     return lines
+
+
+def _without(nothing: list[Numbers], times: tuple[str, ...], told: list[Numbers]) -> list[Numbers]:
+    return [
+        {**numbers, **{time: numbers[time] - own[time] for time in times}}
+        for numbers, own in zip(told, nothing, strict=True)
+    ]
 
 
 def _cells(group: Group, found: dict[str, list[Numbers]], subject: str, column: str) -> tuple[str, str]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from benchmarks.relay.upstream import DONE, STAMP, order
 
 PATH = "/v1/chat/completions"
+KEY = "sk-8f14e45fceea167a5a36dedd4bea2543"
+"""Of no value, but LiteLLM wants to be told one that is not easily guessed."""
 _READ = 256 * 1024
 _PATIENCE = 60.0
 
@@ -72,7 +74,7 @@ def post(prompt: str) -> bytes:
         {"model": "m", "stream": True, "messages": [{"role": "user", "content": prompt}]}, separators=(",", ":")
     ).encode()
     head = (
-        f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk-bench\r\n"
+        f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -81,7 +83,7 @@ def post(prompt: str) -> bytes:
 def get(path: str, after: int = 0) -> bytes:
     """A request for what is kept."""
     cursor = f"last-event-id: {after}\r\n" if after else ""
-    return f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk-bench\r\n{cursor}\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n{cursor}\r\n".encode()
 
 
 class Crowd:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
+
+from benchmarks.relay.load import KEY
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 60.0
@@ -63,7 +66,7 @@ def served(
     """An application on uvicorn."""
     hidden = [f"--without={name}" for name in without]
     command = [python, "-m", "benchmarks.relay.serve", *hidden, application]
-    with _running(command, upstream_port=port) as process:
+    with _running(command, UPSTREAM=f"http://127.0.0.1:{port}") as process:
         assert process.stdout is not None
         yield Subject(int(process.stdout.readline()), process.pid)
 
@@ -122,9 +125,12 @@ def litellm(port: int) -> Iterator[Subject]:
     with tempfile.TemporaryDirectory() as folder:
         own = free_port()
         config = Path(folder, "config.yaml")
-        config.write_text(_LITELLM.format(upstream=port), encoding="ascii")
+        config.write_text(_LITELLM.format(upstream=port, key=KEY), encoding="ascii")
         command = [os.environ["LITELLM"], "--config", str(config), "--port", str(own), "--host", "127.0.0.1"]
-        with _running([*command, "--telemetry", "False"]) as process:
+        # Its list of prices is in the package, too.
+        with _running(
+            [*command, "--telemetry", "False"], subprocess.DEVNULL, LITELLM_LOCAL_MODEL_COST_MAP="True"
+        ) as process:
             until_listening(own)
             yield Subject(own, process.pid)
 
@@ -136,22 +142,17 @@ model_list:
       model: openai/m
       api_base: http://127.0.0.1:{upstream}/v1
       api_key: none
+general_settings:
+  master_key: {key}
 """
 
 
 @contextlib.contextmanager
 def _running(
-    command: Sequence[str], *, upstream_port: int | None = None, stderr: object = None
+    command: Sequence[str], stderr: int | IO[str] | None = None, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    own = {**os.environ, "PYTHONPATH": str(_ROOT), "UPSTREAM": f"http://127.0.0.1:{upstream_port}"}
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        cwd=_ROOT,
-        env=own,  # type: ignore[call-overload]
-    ) as process:
+    own = {**os.environ, "PYTHONPATH": str(_ROOT), **environment}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=_ROOT, env=own) as process:
         try:
             yield process
         finally:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from benchmarks.wire import CHUNK_BYTES, END, HEAD, chunked, pieces
 
 _DATA = (
-    'data: {"id":"chatcmpl-BenchMark0123456789","object":"chat.completion.chunk","created":1763800000,'
+    'data: {"id":"chatcmpl-BenchMark012","object":"chat.completion.chunk","created":1763800000,'
     '"model":"gpt-5.1-mini","choices":[{"index":0,"delta":{"content":" t=%016d"},"logprobs":null,'
     '"finish_reason":null}]}\n\n'
 )

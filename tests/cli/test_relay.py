@@ -27,6 +27,7 @@ from resumable_llm.local import announcement
 from resumable_llm.local.relay import IN_USE
 from resumable_llm.log.memory import MemoryStore
 from resumable_llm.log.sqlite import SqliteStore
+from tests.log.redis_server import RedisServer
 from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Gate, datas
 from tests.sockets import wire
 from tests.sockets.scripted import Answer, Scripted
@@ -89,15 +90,50 @@ def test_help_tells_options_and_exit_codes() -> None:
     ("options", "told"),
     [
         ({"upstream": "openai"}, "upstream must be"),
-        ({"store": "redis://x"}, "--store is"),
+        ({"store": "redis:/:s3cret@x"}, "--store is"),
+        ({"store": "redis://:s3cret@x"}, "the same secret in RESUMABLE_LLM_RELAY_SECRET"),
         ({"store": "sqlite:///"}, "--store is"),
         ({"strict": True}, "--durability strict"),
     ],
 )
-def test_wrong_usage(options: dict[str, Any], told: str) -> None:
+def test_wrong_usage(options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(relay.KEYED_WITH, raising=False)
     code, said = run(**options)
     assert code == relay.USAGE
     assert told in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("store", "secret", "code", "told"),
+    [
+        ("redis://:s3cret@127.0.0.1:1", "s" * 16, relay.CANNOT_START, "Redis does not answer"),
+        ("redis://:s3cret/@127.0.0.1:1", "s" * 16, relay.USAGE, "the URL of Redis"),
+        ("redis://:s3cret@127.0.0.1:1", "short", relay.USAGE, "16 bytes"),
+    ],
+)
+def test_redis_that_cannot_be_used(
+    store: str, secret: str, code: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(relay.KEYED_WITH, secret)
+    ended, said = run(store=store)
+    assert ended == code
+    assert told in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("missing", ["redis", "typing"])
+def test_redis_without_its_package(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def no_redis(name: str, *arguments: Any) -> ModuleType:
+        if name == "resumable_llm.log.redis":
+            raise ModuleNotFoundError("gone", name=missing)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", no_redis)
+    with pytest.raises(ValueError if missing == "redis" else ModuleNotFoundError, match=r"install|gone"):
+        relay.open_store("redis://x", strict=False)
 
 
 def test_port_in_use() -> None:
@@ -192,6 +228,36 @@ def test_it_serves_stops_and_finds_its_streams_again(tmp_path: Path) -> None:
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"s3cret" not in kept
     assert b"alice" not in kept
+
+
+@pytest.mark.slow
+def test_relays_on_one_redis_serve_each_others_streams_and_keep_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(relay.KEYED_WITH, "the same for both")
+    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always", password="p4ssword")
+    store = ["--store", server.url, "--durability", "strict"]
+    try:
+        with (
+            Scripted(Answer(wire.blocks(wire.chat()))) as upstream,
+            started("--upstream", upstream.url, *store) as (first, said),
+            started("--upstream", upstream.url, *store) as (second, too),
+        ):
+            answer = httpx.post(f"{first}{CHAT_PATH}?key=s3cret", json=CHAT, headers=AUTH)
+            assert datas(answer.content) == [event.data for event in wire.chat()]
+            place = f"{answer.headers['location']}?key=s3cret"
+            assert httpx.get(f"{second}{place}", headers=AUTH).content == answer.content
+            assert httpx.get(f"{second}{place}").status_code == 404
+            assert httpx.delete(f"{second}{place}", headers=AUTH).status_code == 204
+        assert f"in the Redis of 127.0.0.1 port {server.port}" in said[0]
+        kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    finally:
+        server.kill()
+    assert b"[DONE]" in kept
+    for secret in "s3cret", AUTH["authorization"].removeprefix("Bearer "), "p4ssword":
+        assert secret not in "".join([*said, *too])
+    for secret in "s3cret", AUTH["authorization"].removeprefix("Bearer "), "the same for both":
+        assert secret.encode() not in kept
 
 
 @pytest.fixture

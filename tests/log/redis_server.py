@@ -42,10 +42,12 @@ class RedisServer:
         folder: Where its files are.
         options: As its command line takes them.
         program: Which server.
+        password: What clients have to say.
     """
 
-    def __init__(self, folder: Path, *options: str, program: Path | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, program: Path | None = None, password: str = "") -> None:
         self.folder = folder
+        self._password = password
         self.port = _free_port()
         self._program = program or programs()[0]
         self._options = options
@@ -53,13 +55,13 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{f':{self._password}@' if self._password else ''}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         if not os.access(self._program, os.X_OK):  # a wheel may say nothing of modes
             self._program.chmod(0o755)
         command = [str(self._program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        command += ["--save", "", *self._options]
+        command += ["--save", "", *(["--requirepass", self._password] if self._password else []), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         limit = time.monotonic() + 20
         while not self._answers():
@@ -83,6 +85,9 @@ class RedisServer:
     def command(self, *parts: str | int) -> bytes:
         """Send a command, and return the answer as it is."""
         with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            if self._password:
+                _send(connection, "AUTH", self._password)
+                assert connection.recv(5) == b"+OK\r\n"
             _send(connection, *parts)
             _send(connection, "ECHO", "over")
             answer = b""

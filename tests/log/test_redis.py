@@ -354,13 +354,16 @@ def test_redis_forgets_by_itself(several: Several) -> None:
     store = several.open()
     redis = redis_server.shared()
     store.begin(head("runs"))
+    store.begin(head("cancelled"))
     log, _ = store.begin(head("over", ttl=5.0))
     log.append([FRAME])
     log.end(State.COMPLETE)
     wait_until(lambda: not log.owned)
     store.begin(head("deleted"))
     store.delete("alice", "deleted")
-    several.open().find("alice", "runs").end(State.CANCELLED)
+    wished = several.open().find("alice", "cancelled")
+    wished.end(State.CANCELLED)
+    wait_until(lambda: wished.state is State.CANCELLED)
     left = {key: int(redis.command("PTTL", key)[1:]) for key in keys(several.prefix)}
     assert len(left) > 8
     assert all(0 < each <= 3_600_000 for each in left.values()), left

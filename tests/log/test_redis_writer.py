@@ -272,7 +272,7 @@ def test_of_a_batch_only_what_was_refused_is_compared(tmp_path: Path) -> None:
             log.append([FRAME])
         redis_server.shared().command("HSET", key, "pen", "somebody:2-0")
         store.sweep(0)
-        assert faults.calls == [scripts.WRITE, scripts.LOOK, scripts.SWEEP]
+        assert [call for call in faults.calls if call != scripts.NUDGE] == [scripts.WRITE, scripts.LOOK, scripts.SWEEP]
         assert [log.durable for log in logs] == [1, 0, 1]
         assert [log.owned for log in logs] == [True, False, True]
 

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from resumable_llm.log.memory import MemoryStore
-from resumable_llm.log.model import Head, Log, State
+from resumable_llm.log.model import MAX_READ, Head, Log, State
+from resumable_llm.relay.messages import Message
 from resumable_llm.relay.reader import read_log
 from tests.relay.test_messages import Caller
 
@@ -62,6 +63,42 @@ async def test_news_from_another_thread_arrive(log: Log) -> None:
     await asyncio.to_thread(log.end, State.COMPLETE)
     await reading
     assert said(caller).count(b"id: ") == 3
+
+
+class Slow(Caller):
+    """Takes nothing before it is ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        await self.ready.wait()
+        await super().send(message)
+
+
+async def test_news_while_a_reader_is_slow_are_joined(log: Log) -> None:
+    caller = Slow()
+    reading = asyncio.ensure_future(read_log(log, 0, caller.client(), 200, []))
+    await ticks()
+    for frame in FRAMES:
+        log.append([frame])
+    caller.ready.set()
+    await ticks()
+    log.end(State.COMPLETE)
+    await reading
+    assert [message.get("body") for message in caller.heard[1:]] == [
+        b"id: 1\ndata: 0\n\nid: 2\ndata: 1\n\nid: 3\ndata: 2\n\n",
+        b"",
+    ]
+
+
+async def test_large_log_goes_out_piece_by_piece(log: Log) -> None:
+    caller = Caller()
+    log.append([b"data: %b\n\n" % (b"x" * MAX_READ)] * 3)
+    log.end(State.COMPLETE)
+    await read_log(log, 0, caller.client(), 200, [])
+    assert [message.get("body", b"")[:6] for message in caller.heard[1:]] == [b"id: 1\n", b"id: 2\n", b"id: 3\n", b""]
 
 
 async def test_google_gets_no_ids(log: Log) -> None:

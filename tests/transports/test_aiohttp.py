@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -125,24 +126,39 @@ async def test_closing_ends_a_read_and_the_connection() -> None:
             assert server.gone.acquire(timeout=10)
 
 
-async def test_pouring_hands_over_what_comes_as_it_comes() -> None:
-    with Scripted(Answer([b"a", b"b", b"c"])) as server:
+def into(got: list[bytes]) -> Callable[[bytes], bool]:
+    """Takes all."""
+
+    def take(data: bytes) -> bool:
+        got.append(data)
+        return True
+
+    return take
+
+
+def noting(begun: asyncio.Event) -> Callable[[bytes], bool]:
+    """Takes all, and says when it begins."""
+
+    def take(_: bytes) -> bool:
+        begun.set()
+        return True
+
+    return take
+
+
+async def test_event_loop_pours_without_a_task() -> None:
+    with Scripted(Answer([b"a"], End.PINGS)) as server:
         async with session_of() as session:
             exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
-            got: list[bytes] = []
             tasks: list[object] = []
 
-            def take(data: bytes) -> bool:
-                got.append(data)
+            def take(_: bytes) -> bool:
                 tasks.append(asyncio.current_task())
-                return True
+                return len(tasks) < 4
 
-            assert await exchange.pour(take)
-            assert b"".join(got) == b"abc"
-            assert tasks[-1] is None, "the event loop calls"
-            # Nothing stands between aiohttp and the connection any more, which is used again.
-            again = await open_exchange(session, Send(RequestPlan("GET", server.url)))
-            await again.aclose()
+            assert not await exchange.pour(take)
+            assert tasks[1:] == [None] * 3  # the first may have been there before
+            await exchange.aclose()
 
 
 async def test_connection_that_was_poured_can_be_used_and_poured_again() -> None:
@@ -152,10 +168,10 @@ async def test_connection_that_was_poured_can_be_used_and_poured_again() -> None
             for _ in range(3):
                 exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 5.0)
                 got: list[bytes] = []
-                assert await exchange.pour(lambda data, to=got: to.append(data) is None)  # type: ignore[misc]
+                assert await exchange.pour(into(got))
                 assert b"".join(got) == body + b"y"
             assert len(server.requests) == 3
-            assert server.connections == 1
+            assert len(server._connections) == 1
 
 
 async def test_pouring_stops_where_no_more_is_wanted_and_the_rest_can_be_read() -> None:
@@ -163,7 +179,7 @@ async def test_pouring_stops_where_no_more_is_wanted_and_the_rest_can_be_read() 
         async with session_of() as session:
             exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
             got: list[bytes] = []
-            assert not await exchange.pour(lambda data: got.append(data) is not None)
+            assert not await exchange.pour(lambda data: not into(got)(data))
             assert len(got) == 1
             rest = [chunk async for chunk in exchange.body]
             assert b"".join(got + rest) == b"a" * 100_000 + b"b" * 100_000
@@ -175,7 +191,7 @@ async def test_what_was_encoded_is_poured_decoded() -> None:
         async with session_of() as session:
             exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
             got: list[bytes] = []
-            assert await exchange.pour(lambda data: got.append(data) is None)
+            assert await exchange.pour(into(got))
             assert b"".join(got) == plain
 
 
@@ -183,11 +199,11 @@ async def test_answer_that_has_come_whole_is_poured() -> None:
     with Scripted(Answer([b"a"], chunked=False)) as server:
         async with session_of() as session:
             exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 5.0)
-            while (connection := exchange._response.connection) is not None:  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
-            assert connection is None
+            whole = asyncio.Event()
+            exchange._response.content.on_eof(whole.set)  # type: ignore[attr-defined]
+            await whole.wait()
             got: list[bytes] = []
-            assert await exchange.pour(lambda data: got.append(data) is None)
+            assert await exchange.pour(into(got))
             assert got == [b"a"]
 
 
@@ -231,7 +247,7 @@ async def test_closing_ends_a_pouring_and_the_connection(close: str) -> None:
         async with session_of() as session:
             exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 9.0)
             begun = asyncio.Event()
-            pouring = asyncio.ensure_future(exchange.pour(lambda _: begun.set() is None))
+            pouring = asyncio.ensure_future(exchange.pour(noting(begun)))
             await begun.wait()
             if close == "close":
                 exchange.close()
@@ -247,7 +263,7 @@ async def test_cancelling_a_pouring_gives_the_connection_back() -> None:
         async with session_of() as session:
             exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 9.0)
             begun = asyncio.Event()
-            pouring = asyncio.ensure_future(exchange.pour(lambda _: begun.set() is None))
+            pouring = asyncio.ensure_future(exchange.pour(noting(begun)))
             await begun.wait()
             pouring.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -266,6 +282,53 @@ async def test_what_the_taker_raises_is_raised() -> None:
             with pytest.raises(ZeroDivisionError):
                 await exchange.pour(refuse)
             await exchange.aclose()
+
+
+@pytest.mark.parametrize("then", [True, False, ZeroDivisionError()])
+async def test_taker_may_close_what_is_poured(then: bool | Exception) -> None:
+    with Scripted(Answer([b"a"], End.PINGS)) as server:
+        async with session_of() as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            got: list[bytes] = []
+
+            def take(data: bytes) -> bool:
+                got.append(data)
+                if len(got) == 2:  # not the first, which may come before there is anything to close
+                    exchange.close()
+                    if isinstance(then, Exception):
+                        raise then
+                    return then
+                return True
+
+            with pytest.raises(ERRORS):
+                await exchange.pour(take)
+            assert len(got) == 2
+
+
+async def test_request_may_still_go_out_while_its_answer_is_poured() -> None:
+    body = b"x" * 8_000_000
+    received = bytearray()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+        await begun.wait()
+        received.extend(await reader.readexactly(len(body)))
+        writer.write(b"1\r\nb\r\n0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    begun = asyncio.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)  # or the system would take it all
+    server = await asyncio.start_server(answer, sock=listener)
+    async with server, session_of() as session:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        exchange = await open_exchange(session, Send(RequestPlan("POST", url, (), body)), 5.0)
+        got: list[bytes] = []
+        assert await exchange.pour(lambda data: into(got)(data) and noting(begun)(data))
+    assert b"".join(got) == b"ab"
+    assert received == body
 
 
 def test_family_error_takes_a_message() -> None:

@@ -138,7 +138,14 @@ def relay(
     upstream: Annotated[str, typer.Option(metavar="URL", help="The provider, such as https://api.openai.com.")],
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Where to listen; 0: any.")] = 8787,
-    store: Annotated[str, typer.Option(metavar="memory|sqlite:///PATH", help="Where answers are kept.")] = "memory",
+    store: Annotated[
+        str,
+        typer.Option(
+            metavar="memory|sqlite:///PATH|redis://HOST:PORT/DB",
+            envvar="RESUMABLE_LLM_RELAY_STORE",
+            help="Where answers are kept. Relays that share a Redis share the secret in RESUMABLE_LLM_RELAY_SECRET.",
+        ),
+    ] = "memory",
     ttl: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="How long an answer is kept behind its end.")
     ] = 3600.0,

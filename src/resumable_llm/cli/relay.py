@@ -5,6 +5,7 @@ The packages of the extra ``relay`` are imported when the command runs, so that 
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -36,6 +37,10 @@ MAX_SAID = 1024
 """Bytes in a message that a reader sends over WebSocket. Nobody listens."""
 _GRACE_SECONDS = 5
 _SQLITE = "sqlite:///"
+_REDIS = ("redis://", "rediss://")
+KEYED_WITH = "RESUMABLE_LLM_RELAY_SECRET"
+"""The variable with what credentials are hashed with, where several relays share a store."""
+
 _EXTRA = ("aiohttp", "prometheus_client", "uvicorn", "yarl")
 
 
@@ -47,7 +52,7 @@ class Job:
         upstream: The provider.
         host: Where to listen.
         port: Where to listen; 0 for any.
-        store: ``memory``, or ``sqlite:///`` and a path.
+        store: ``memory``, ``sqlite:///`` and a path, or where a Redis is.
         strict: Show nobody what is not on disk.
         ttl: How long answers are kept behind their end, in seconds.
         abandon_after: How long an answer that nobody reads is let run, in seconds; None: to its end.
@@ -137,16 +142,38 @@ def open_store(name: str, *, strict: bool) -> Store:
         ValueError: It names none.
         LogError: It cannot be opened.
     """
+    if name.startswith(_REDIS):
+        try:
+            from resumable_llm.log.redis import RedisStore
+        except ModuleNotFoundError as error:
+            if error.name != "redis":
+                raise
+            raise ValueError("--store redis://... needs one more package: pip install 'resumable-llm[redis]'") from None
+        return RedisStore(name, strict=strict)
     path = _path(name)
     if path is not None:
         return SqliteStore(path, strict=strict)
     if strict:
-        raise ValueError("--durability strict is for --store sqlite:///PATH: memory survives nothing")
+        raise ValueError("--durability strict is for --store sqlite:///PATH or redis://...: memory survives nothing")
     return MemoryStore()
 
 
 def secret_of(name: str) -> bytes | None:
-    """What credentials are hashed with: for a file, a secret beside it, so that callers find their streams again."""
+    """What credentials are hashed with, so that callers find their streams again.
+
+    For a file, a secret beside it; for a Redis, what all relays that use it were given.
+
+    Raises:
+        ValueError: None was given.
+        OSError: It cannot be read, or made.
+    """
+    if name.startswith(_REDIS):
+        secret = os.environ.get(KEYED_WITH, "")
+        if not secret:
+            raise ValueError(
+                f"--store redis://... needs the same secret in {KEYED_WITH} for all relays: openssl rand -hex 32"
+            )
+        return secret.encode()
     path = _path(name)
     return None if path is None else secret_beside(path)
 
@@ -160,7 +187,11 @@ def welcome(job: Job, url: str) -> list[str]:
         code = f'client = genai.Client(http_options={{"base_url": "{url}"}})'
     else:
         code = f'client = OpenAI(base_url="{url}{"" if urlsplit(job.upstream).path.strip("/") else "/v1"}")'
-    kept = "in memory" if job.store == "memory" else f"in {_path(job.store)}"
+    if job.store.startswith(_REDIS):
+        parts = urlsplit(job.store)  # without what may be a password
+        kept = f"in the Redis of {parts.hostname or 'localhost'} port {parts.port or 6379}"
+    else:
+        kept = "in memory" if job.store == "memory" else f"in {_path(job.store)}"
     lines = [
         f"relay: {url} in front of {job.upstream}; answers are kept {kept}, for {job.ttl:g} s behind their end",
         f"in your code: {code}",
@@ -174,7 +205,8 @@ def _path(name: str) -> Path | None:
     if name == "memory":
         return None
     if not name.startswith(_SQLITE) or len(name) == len(_SQLITE):
-        raise ValueError(f"--store is memory or sqlite:///PATH, such as sqlite:///relay.db, not {name!r}")
+        # It is not repeated, for it may be a Redis and its password.
+        raise ValueError("--store is memory, sqlite:///PATH (such as sqlite:///relay.db) or redis://HOST:PORT/DB")
     return Path(name.removeprefix(_SQLITE))
 
 
@@ -187,6 +219,11 @@ def _serve(config: object, listener: socket.socket, relay: Relay, is_idle: Calla
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Whoever is new goes to another relay, or tries again; so no balancer sends anybody here.
+            for server in self.servers:
+                server.close()
+            for each in sockets or ():
+                each.close()
             # Before connections are closed: their readers are to hear how their answers end.
             await relay.drain()
             await super().shutdown(sockets)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from resumable_llm.log.redis_catalog import Catalog
 from resumable_llm.log.redis_link import Link
 from resumable_llm.log.redis_log import Position, RedisLog
+from resumable_llm.log.redis_scripts import NUDGE
 
 ENTRIES = 200
 """How many entries of a log are taken at once."""
@@ -41,6 +42,7 @@ class Follower:
     ) -> None:
         self._link = link
         self._catalog = catalog
+        self._me = me
         self._control = link.name(f"control:{me}")
         self._heard = "0"
         """The last message that was read."""
@@ -86,8 +88,7 @@ class Follower:
         """There is another log to follow: have the question asked anew."""
         if self._asked:
             self._asked = False
-            await self._link.do("XADD", self._control, "MAXLEN", "~", 1000, "*", "s", "")
-            await self._link.do("PEXPIRE", self._control, 3_600_000)
+            await self._link.run(NUDGE, self._me)
 
     async def catch_up(self, log: RedisLog) -> bool:
         """Have a copy told all that Redis knows now; returns False where it cannot be kept."""

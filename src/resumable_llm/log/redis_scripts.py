@@ -302,3 +302,10 @@ end
 return gone
 """
 """Which logs are not there."""
+
+NUDGE = """
+local control = KEYS[1] .. 'control:' .. ARGV[1]
+redis.call('XADD', control, 'MAXLEN', '~', 1000, '*', 's', '')
+redis.call('PEXPIRE', control, 3600000)
+"""
+"""Have an owner's question for news answered at once."""

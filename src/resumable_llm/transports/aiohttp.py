@@ -164,7 +164,8 @@ class _Tap(asyncio.Protocol):
 
     def _end(self, result: bool) -> None:
         self.remove()
-        self.over.set_result(result)
+        if not self.over.done():
+            self.over.set_result(result)
 
     def _fail(self, error: Exception) -> None:
         self.remove()
