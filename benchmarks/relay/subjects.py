@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from benchmarks.relay.load import KEY
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 60.0
+
+WRAPPER = "RELAY_BENCHMARKS_WRAPPER"
+"""Names a variable of the environment: the command that runs a relay's command, such as valgrind's."""
 
 Start = Callable[[int], "contextlib.AbstractContextManager[Subject]"]
 """Given the upstream's port, starts a relay."""
@@ -60,13 +64,11 @@ def direct(port: int) -> Iterator[Subject]:
 
 
 @contextlib.contextmanager
-def served(
-    port: int, *, application: str, without: Sequence[str] = (), python: str = sys.executable
-) -> Iterator[Subject]:
+def served(port: int, *, application: str, without: Sequence[str] = ()) -> Iterator[Subject]:
     """An application on uvicorn."""
     hidden = [f"--without={name}" for name in without]
-    command = [python, "-m", "benchmarks.relay.serve", *hidden, application]
-    with _running(command, UPSTREAM=f"http://127.0.0.1:{port}") as process:
+    command = [sys.executable, "-m", "benchmarks.relay.serve", *hidden, application]
+    with _running(command, stdout=subprocess.PIPE, UPSTREAM=f"http://127.0.0.1:{port}") as process:
         assert process.stdout is not None
         yield Subject(int(process.stdout.readline()), process.pid)
 
@@ -129,7 +131,7 @@ def litellm(port: int) -> Iterator[Subject]:
         command = [os.environ["LITELLM"], "--config", str(config), "--port", str(own), "--host", "127.0.0.1"]
         # Its list of prices is in the package, too.
         with _running(
-            [*command, "--telemetry", "False"], subprocess.DEVNULL, LITELLM_LOCAL_MODEL_COST_MAP="True"
+            [*command, "--telemetry", "False"], stderr=subprocess.DEVNULL, LITELLM_LOCAL_MODEL_COST_MAP="True"
         ) as process:
             until_listening(own)
             yield Subject(own, process.pid)
@@ -149,10 +151,15 @@ general_settings:
 
 @contextlib.contextmanager
 def _running(
-    command: Sequence[str], stderr: int | IO[str] | None = None, **environment: str
+    command: Sequence[str],
+    *,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | IO[str] | None = None,
+    **environment: str,
 ) -> Iterator[subprocess.Popen[str]]:
     own = {**os.environ, "PYTHONPATH": str(_ROOT), **environment}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=_ROOT, env=own) as process:
+    command = [*shlex.split(os.environ.get(WRAPPER, "")), *command]
+    with subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, cwd=_ROOT, env=own) as process:
         try:
             yield process
         finally:

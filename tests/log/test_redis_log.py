@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
-from resumable_llm.log import Ahead, Cursor, LogEnded, Missing, State
+from resumable_llm.log import Ahead, Cursor, LogEnded, Missing, State, StoreFailed
 from resumable_llm.log.redis_link import Entry
 from resumable_llm.log.redis_log import RedisLog, head_of_json, head_to_json
 from resumable_llm.log.redis_scripts import HIGHEST
 from tests.log.conftest import Clock, head
 
 A, B, C = b"data: a\n\n", b"data: bb\n\n", b"data: ccc\n\n"
+NAME = b"5" * 32
 ID_A, ID_B, ID_C = b"id: 1\n" + A, b"id: 2\n" + B, b"id: 3\n" + C
 
 
@@ -21,11 +23,12 @@ class Store:
     """Says yes to everything, and remembers what it was told."""
 
     def __init__(self, *, strict: bool = False) -> None:
-        self.strict, self.max_log_bytes, self.closed = strict, 1000, False
+        self.strict, self.max_log_bytes, self.closed, self.refuses = strict, 1000, False, False
         self.clock: Callable[[], float] = Clock()
         self.told: list[str] = []
 
-    def must_write(self) -> None: ...
+    def refuse(self) -> NoReturn:
+        raise StoreFailed("refused")
 
     def mark(self, log: RedisLog) -> None:
         self.told.append("mark")
@@ -44,14 +47,14 @@ class Store:
 
 
 def ours(*frames: bytes, strict: bool = False) -> RedisLog:
-    log = RedisLog(Store(strict=strict), "s1", head(), owned=True)
+    log = RedisLog(Store(strict=strict), NAME.decode(), head(), owned=True)
     if frames:
         log.append(frames, wait=False)
     return log
 
 
 def copy(*entries: Entry) -> RedisLog:
-    log = RedisLog(Store(), "s1", head(), owned=False)
+    log = RedisLog(Store(), NAME.decode(), head(), owned=False)
     assert log.follow(entries)
     return log
 
@@ -73,42 +76,59 @@ def test_a_head_survives() -> None:
     assert head_of_json(head_to_json(head(key="ключ")).encode()) == head(key="ключ")
 
 
+def taken(log: RedisLog) -> bytes:
+    """What is to be written; what is between the name and the first data is numbers."""
+    parts: list[bytes] = []
+    size = log.take(parts)
+    assert size == len(b"".join(parts))
+    return b"".join(parts)
+
+
+def numbers(*each: int) -> bytes:
+    return b"".join(number.to_bytes(4, "little") for number in each)
+
+
 # Ours.
 
 
 def test_what_is_new_is_taken_once() -> None:
     log = ours(A, B)
-    change = log.take()
-    assert change is not None
-    lengths = b"".join(len(part).to_bytes(4, "little") for part in (b"s1", b"1-0", b"1-2", ID_A + ID_B, b"15,16"))
-    assert change.pack() == lengths + bytes(8) + b"s11-01-2" + ID_A + ID_B + b"15,16"
-    log.settle(2, None)
+    assert taken(log) == NAME + numbers(1, 0, 2, 31, 5, 0, 0) + ID_A + ID_B + b"15,16"
+    log.settle()
     assert log.durable == 2
     log.append([C], note="n")
     log.end(State.FAILED, "why")
-    change = log.take()
-    assert change is not None
-    assert change.pack().endswith(b"s11-21-3" + ID_C + b'=n["failed", "why", "1000.0"]')
-    log.settle(3, State.FAILED)
+    told = b'["failed", "why", "1000.0"]'
+    assert taken(log) == NAME + numbers(1, 2, 3, 17, 0, 2, len(told)) + ID_C + b"=n" + told
+    log.settle()
     assert not log.owned
-    assert log.take() is None
-    log.settle(9, None)
     assert log.durable == 3
+    assert taken(log) == b""
+    log.settle()
+    assert log.follow([entry(2, 0, o="3")]), "it has heard all of its own epoch"
 
 
 def test_what_could_not_be_written_is_taken_again_and_the_newest_note_stands() -> None:
     log = ours()
     log.append([A], note="old")
-    first = log.take()
-    assert first is not None
-    log.give_back(first)
-    again = log.take()
-    assert again == first
+    first = taken(log)
+    log.give_back()
+    assert taken(log) == first
     log.append([B], note="new")
-    log.give_back(first)
-    last = log.take()
-    assert last is not None
-    assert (last.note, last.last) == ("new", 2)
+    log.give_back()
+    assert b"=new" in taken(log)
+    log.append([C])
+    log.settle()
+    assert log.durable == 2, "what was taken, and no more"
+
+
+def test_a_store_that_refuses_takes_nothing() -> None:
+    log = ours()
+    log._store.refuses = True
+    for use in (lambda: log.append([A]), log.reopen):
+        with pytest.raises(StoreFailed, match="refused"):
+            use()
+    assert log.last == 0
 
 
 def test_strict_shows_what_is_settled() -> None:
@@ -117,13 +137,15 @@ def test_strict_shows_what_is_settled() -> None:
     log.subscribe(woken.set)
     log.end(State.COMPLETE)
     assert (log.last, log.state, woken.is_set()) == (0, State.RUNNING, False)
-    log.settle(1, State.COMPLETE)
+    taken(log)
+    log.settle()
     assert (log.last, log.state, woken.is_set()) == (1, State.COMPLETE, True)
 
 
 def test_strict_never_takes_back_what_it_has_shown() -> None:
     log = ours(A, B, strict=True)
-    log.settle(2, None)
+    taken(log)
+    log.settle()
     assert log.compare("me:1-1", "running")
     assert (log.last, log.durable) == (2, 1)
 
@@ -137,20 +159,18 @@ def test_strict_appenders_wait() -> None:
 def test_what_redis_has_lost_is_sent_again_with_its_note() -> None:
     log = ours()
     log.append([A, B], note="n")
-    log.take()
-    log.settle(2, None)
+    taken(log)
+    log.settle()
     assert log.unsent == 0
     assert log.compare("me:1-1", "running")
     assert log.unsent == len(ID_B)
-    change = log.take()
-    assert change is not None
-    assert (change.before, change.last, change.note) == (1, 2, "n")
+    assert taken(log) == NAME + numbers(1, 1, 2, 16, 0, 2, 0) + ID_B + b"=n"
 
 
 def test_an_end_whose_answer_was_lost_is_recognised() -> None:
     log = ours(A)
     log.end(State.COMPLETE)
-    log.take()
+    taken(log)
     assert log.compare(":1-1", "complete")
     assert not log.owned
     assert log.state is State.COMPLETE
@@ -177,8 +197,8 @@ def test_what_is_not_ours_any_more_is_recognised(pen: str, state: str) -> None:
 
 def test_what_redis_never_had_is_lost_with_the_right_to_write() -> None:
     log = ours(A)
-    log.take()
-    log.settle(1, None)
+    taken(log)
+    log.settle()
     log.append([B])
     woken = threading.Event()
     log.subscribe(woken.set)
@@ -199,13 +219,12 @@ def test_what_redis_never_had_is_lost_with_the_right_to_write() -> None:
 
 def test_a_log_that_was_dropped_takes_no_part() -> None:
     log = ours(A)
-    change = log.take()
-    assert change is not None
+    taken(log)
     log.drop()
-    log.settle(1, None)
-    log.give_back(change)
+    log.settle()
+    log.give_back()
     log.surrender("lost")
-    assert log.take() is None
+    assert taken(log) == b""
     assert not log.end(State.COMPLETE)
     with pytest.raises(Missing):
         log.wait_durable(1)
@@ -231,8 +250,8 @@ def test_a_copy_has_what_it_is_told() -> None:
 
 
 def test_a_copy_knows_the_note_that_was_told_with_the_head() -> None:
-    assert RedisLog(Store(), "s1", head(), owned=False, note="n").upstream == "n"
-    assert RedisLog(Store(), "s1", head(), owned=False).upstream == head().upstream
+    assert RedisLog(Store(), NAME.decode(), head(), owned=False, note="n").upstream == "n"
+    assert RedisLog(Store(), NAME.decode(), head(), owned=False).upstream == head().upstream
 
 
 def test_what_was_told_before_does_no_harm() -> None:
@@ -298,8 +317,6 @@ def test_a_copy_becomes_ours() -> None:
     log.own("the latest")
     assert (log.upstream, log.append([C])) == ("the latest", 3)
     assert log.follow([TWO]), "what is ours needs not be told"
-    change = log.take()
-    assert change is not None
-    assert (change.epoch, change.before, change.frames) == (2, 2, [b"id: 1.3\n" + C])
+    assert taken(log) == NAME + numbers(2, 2, 3, 19, 0, 0, 0) + b"id: 1.3\n" + C
     log.drop()
     assert not log.follow([TWO])

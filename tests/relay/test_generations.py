@@ -27,9 +27,12 @@ def answer(request: Request) -> Answer:
 
 def test_what_has_no_room_to_go_on_sends_its_readers_away(tmp_path: Path) -> None:
     with Scripted(rest=answer) as upstream:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             place, _ = begun(client)
-        with Served(upstream, store=stored(tmp_path), max_streams=1, **SECRET) as served, served.client() as client:
+        with (
+            Served(upstream, store=stored(tmp_path), max_streams=1, secret=SECRET) as served,
+            served.client() as client,
+        ):
             with client.stream("POST", CHAT_PATH, json=CHAT) as other:
                 next(other.iter_raw())
                 assert error_in(client.post(CHAT_PATH, json=CHAT)) == "busy"
@@ -53,10 +56,10 @@ def test_one_of_many_reopens_it(error: Exception, whole: bool, tmp_path: Path, m
         raise error
 
     with Scripted(rest=answer) as upstream:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             place, _ = begun(client)
         monkeypatch.setattr(SqliteLog, "reopen", late)
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             data = client.get(place).content
     assert datas(data)[:HALF] == DATA[:HALF]
     assert events_in(data)[-1].data == DATA[HALF] if whole else "interrupted" in events_in(data)[-1].data

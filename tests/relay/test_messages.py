@@ -156,6 +156,26 @@ async def test_waiting_ends_with_the_event_or_with_the_caller() -> None:
     client.close()
 
 
+async def test_waiting_can_be_cancelled_and_the_going_of_the_caller_is_no_cancellation() -> None:
+    caller = Caller({"type": "http.request"})
+    client = caller.client()
+    waiting = asyncio.ensure_future(client.wait_for(asyncio.Event()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    async def go_on() -> bool:
+        there = await client.wait_for(asyncio.Event())
+        await asyncio.sleep(0)
+        return there
+
+    waiting = asyncio.ensure_future(go_on())
+    await asyncio.sleep(0)
+    caller.leave.set()
+    assert not await waiting
+
+
 async def test_caller_may_be_left() -> None:
     client = Caller({"type": "http.request"}).client()
     waiting = asyncio.ensure_future(client.wait_for(asyncio.Event()))

@@ -31,7 +31,7 @@ def replicas(upstream: Scripted, path: Path, count: int = 2) -> Iterator[tuple[l
         for _ in range(count):
             stop = all_of_them.enter_context(ExitStack())
             store = RedisStore(shared().url, prefix=str(path), lease_seconds=1.0)
-            served.append(stop.enter_context(Served(upstream, store=store, **SECRET)))
+            served.append(stop.enter_context(Served(upstream, store=store, secret=SECRET)))
             stops.append(stop)
         yield served, stops
 

@@ -55,14 +55,14 @@ def stored(path: Path) -> SqliteStore:
     return SqliteStore(path / "relay.db")
 
 
-SECRET = {"secret": b"0123456789abcdef"}
+SECRET = b"0123456789abcdef"
 
 
 def test_next_relay_goes_on_for_whoever_asks(tmp_path: Path) -> None:
     with provider() as upstream:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             place, read = begun(client, **{"idempotency-key": "k"})
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             state = client.get(place, headers={"accept": "application/json"}).json()
             assert state["state"] == "interrupted"
             assert state["dialect"] == "openai_responses"
@@ -82,9 +82,9 @@ def test_next_relay_goes_on_for_whoever_asks(tmp_path: Path) -> None:
 
 def test_same_request_again_goes_on_too(tmp_path: Path) -> None:
     with provider() as upstream:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             begun(client, **{"idempotency-key": "k"})
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             whole = client.post(PATH, json=ASK, headers={"idempotency-key": "k"})
     assert datas(whole.content) == DATA
     assert upstream.methods == ["POST", "GET"]
@@ -92,9 +92,15 @@ def test_same_request_again_goes_on_too(tmp_path: Path) -> None:
 
 def test_key_in_the_query_is_the_readers(tmp_path: Path) -> None:
     with provider() as upstream:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, httpx.Client(base_url=served.url) as client:
+        with (
+            Served(upstream, store=stored(tmp_path), secret=SECRET) as served,
+            httpx.Client(base_url=served.url) as client,
+        ):
             place, _ = begun(client, f"{PATH}?key=s3cret&x=1")
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, httpx.Client(base_url=served.url) as client:
+        with (
+            Served(upstream, store=stored(tmp_path), secret=SECRET) as served,
+            httpx.Client(base_url=served.url) as client,
+        ):
             assert client.get(place).status_code == 404
             assert datas(client.get(f"{place}?key=s3cret").content) == DATA
     assert upstream.requests[1].query["key"] == "s3cret"
@@ -104,9 +110,9 @@ def test_key_in_the_query_is_the_readers(tmp_path: Path) -> None:
 def test_what_the_provider_does_not_keep_stays_interrupted(tmp_path: Path) -> None:
     blocks = wire.blocks(wire.chat())
     with Scripted(Answer(blocks[:HALF], End.SILENT)) as upstream:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             place, _ = begun(client, CHAT_PATH, CHAT)
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             data = client.get(place).content
     assert events_in(data)[-1].event == "error"
     assert '"interrupted"' in events_in(data)[-1].data
@@ -115,9 +121,9 @@ def test_what_the_provider_does_not_keep_stays_interrupted(tmp_path: Path) -> No
 
 def test_another_provider_is_not_asked(tmp_path: Path) -> None:
     with provider() as upstream, Scripted() as other:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             place, _ = begun(client)
-        with Served(other, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(other, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             assert events_in(client.get(place).content)[-1].event == "error"
     assert not other.requests
 
@@ -132,9 +138,9 @@ def test_another_provider_is_not_asked(tmp_path: Path) -> None:
 )
 def test_provider_that_has_nothing_more_is_told_truthfully(answer: Answer, code: str, tmp_path: Path) -> None:
     with Scripted(Answer(BLOCKS[:HALF], End.SILENT), rest=lambda _: answer) as upstream:
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             place, _ = begun(client)
-        with Served(upstream, store=stored(tmp_path), **SECRET) as served, served.client() as client:
+        with Served(upstream, store=stored(tmp_path), secret=SECRET) as served, served.client() as client:
             data = client.get(place).content
             assert datas(data)[:-1] == DATA[:HALF]
             assert code in events_in(data)[-1].data
@@ -144,7 +150,7 @@ def test_provider_that_has_nothing_more_is_told_truthfully(answer: Answer, code:
 def test_readers_of_a_relay_that_shuts_down_come_back_to_the_next(tmp_path: Path) -> None:
     """A wrapped client does not notice; the relay's address stays the same."""
     with provider() as upstream, ExitStack() as stack, client_of(FAMILIES[-1]) as http, ThreadPoolExecutor(1) as pool:
-        first = stack.enter_context(Served(upstream, store=stored(tmp_path), **SECRET))
+        first = stack.enter_context(Served(upstream, store=stored(tmp_path), secret=SECRET))
         policy = rl.RetryPolicy(wait=lambda state: 0.05, stop=lambda state: state.attempt_number > 400)
         api = rl.wrap(OpenAI(base_url=f"{first.url}/v1", api_key="s3cret", http_client=http), policy=policy)
         came = threading.Semaphore(0)
@@ -160,7 +166,7 @@ def test_readers_of_a_relay_that_shuts_down_come_back_to_the_next(tmp_path: Path
             assert came.acquire(timeout=10)
         _, port = first.address
         stack.close()
-        with Served(upstream, store=stored(tmp_path), port=port, **SECRET):
+        with Served(upstream, store=stored(tmp_path), port=port, secret=SECRET):
             reading.result(20)
     assert [each["sequence_number"] for each in said] == list(range(len(EVENTS)))
     assert upstream.methods == ["POST", "GET"]

@@ -26,7 +26,7 @@ def anyio_backend() -> str:
 
 @asynccontextmanager
 async def session_of() -> AsyncIterator[aiohttp.ClientSession]:
-    async with new_session() as session:
+    async with new_session("http://127.0.0.1") as session:
         yield session
 
 
@@ -333,3 +333,20 @@ async def test_request_may_still_go_out_while_its_answer_is_poured() -> None:
 
 def test_family_error_takes_a_message() -> None:
     assert isinstance(FAMILY_ERROR("x"), ERRORS)
+
+
+async def test_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with Scripted(Answer((b"data: 1\n\n",))) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        async with new_session("http://provider.test") as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", "http://provider.test/x")))
+            assert exchange.status == 200
+            await exchange.aclose()
+        assert proxy.requests[0].target == "http://provider.test/x"
+        async with new_session(proxy.url) as session:  # on this machine, where no proxy leads to
+            assert session._default_proxy is None
+        monkeypatch.setenv("no_proxy", "provider.test")
+        async with new_session("http://provider.test") as session:
+            assert session._default_proxy is None

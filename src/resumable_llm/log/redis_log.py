@@ -10,7 +10,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import NamedTuple, Protocol
+from typing import NoReturn, Protocol
 
 from resumable_llm.log.errors import LogEnded
 from resumable_llm.log.live import LiveLog
@@ -18,43 +18,11 @@ from resumable_llm.log.model import Head, State
 from resumable_llm.log.redis_link import Entry
 from resumable_llm.log.redis_scripts import HIGHEST
 
-_LENGTHS = struct.Struct("<7I")
+_NUMBERS = struct.Struct("<7I")
+_OVERHEAD = 32 + _NUMBERS.size
 
 Position = tuple[int, int]
 """The id of an entry: its epoch, counted from 1, and its number."""
-
-
-class Change(NamedTuple):
-    """What is to be written.
-
-    Attributes:
-        log: Of which log.
-        epoch: As Redis counts it.
-        before: How many events Redis has.
-        last: How many it will have.
-        frames: Those between.
-        note: The latest, if it is new.
-        end: State, reason and time, if it has ended.
-    """
-
-    log: RedisLog
-    epoch: int
-    before: int
-    last: int
-    frames: Sequence[bytes]
-    note: str | None
-    end: tuple[State, str, float] | None
-
-    def pack(self) -> bytes:
-        """As the script takes it: seven lengths, and what is so long."""
-        data = b"".join(self.frames)
-        sizes = b",".join([b"%d" % len(frame) for frame in self.frames]) if len(self.frames) > 1 else b""
-        note = b"" if self.note is None else b"=" + self.note.encode()
-        end = b"" if self.end is None else json.dumps([self.end[0].value, self.end[1], repr(self.end[2])]).encode()
-        stream = self.log.stream.encode()
-        before, last = b"%d-%d" % (self.epoch, self.before), b"%d-%d" % (self.epoch, self.last)
-        lengths = _LENGTHS.pack(len(stream), len(before), len(last), len(data), len(sizes), len(note), len(end))
-        return b"".join((lengths, stream, before, last, data, sizes, note, end))
 
 
 class Owner(Protocol):
@@ -64,13 +32,16 @@ class Owner(Protocol):
     max_log_bytes: int
     clock: Callable[[], float]
 
+    refuses: bool
+    """Whether nothing more is taken."""
+
     @property
     def closed(self) -> bool:
         """Whether nothing is written any more."""
         ...
 
-    def must_write(self) -> None:
-        """Raise where nothing more is taken."""
+    def refuse(self) -> NoReturn:
+        """Raise, and say why."""
         ...
 
     def mark(self, log: RedisLog) -> None:
@@ -99,19 +70,20 @@ class RedisLog(LiveLog):
 
     Args:
         store: The store.
-        stream: The log's name in Redis.
+        stream: The log's name in Redis, of 32 letters.
         head: What is known of the answer.
         owned: Whether this process writes it.
         note: The latest, as far as Redis has told.
     """
 
-    __slots__ = ("_dirty", "_durable", "_noted", "_store", "_wished", "owned", "position", "stream")
+    __slots__ = ("_dirty", "_durable", "_noted", "_store", "_taken", "_wished", "name", "owned", "position", "stream")
 
     def __init__(self, store: Owner, stream: str, head: Head, *, owned: bool, note: str | None = None) -> None:
         super().__init__(head, store.max_log_bytes, store.clock)
         if note is not None:
             self.upstream = note
         self.stream = stream
+        self.name = stream.encode()
         self.owned = owned
         """Whether this process has the right to write it, as far as it knows."""
         self.position: Position = (1, 0) if owned else (0, 0)
@@ -122,13 +94,16 @@ class RedisLog(LiveLog):
         """A note that is not in Redis."""
         self._dirty = False
         """Whether the store knows that there is something to write."""
+        self._taken: tuple[int, str | None, State] = (0, None, State.RUNNING)
+        """What is being written: the number of the last event, the note, and the state."""
         self._wished = False
         if not owned:
             self._fate = State.INTERRUPTED  # for whoever would append
 
     def append(self, frames: Sequence[bytes], *, note: str | None = None, wait: bool = True) -> int:
         """See `Log.append`."""
-        self._store.must_write()
+        if self._store.refuses:
+            self._store.refuse()
         number = super().append(frames, note=note)
         if wait and self._store.strict:
             self.wait_durable(number)
@@ -154,7 +129,8 @@ class RedisLog(LiveLog):
 
     def reopen(self) -> None:
         """See `Log.reopen`."""
-        self._store.must_write()
+        if self._store.refuses:
+            self._store.refuse()
         self._store.reopen(self)
 
     @property
@@ -179,62 +155,66 @@ class RedisLog(LiveLog):
         """End it, if it is ours; returns whether this call has."""
         return super().end(state, reason)
 
-    def take(self) -> Change | None:
-        """What is to be written; None if nothing."""
+    def take(self, into: list[bytes]) -> int:
+        """Add what is to be written, as the script takes it: the name, three numbers and four lengths, what is so long.
+
+        Returns:
+            How many bytes it is; 0 if there is nothing to write.
+        """
         with self._lock:
             self._dirty = False
             if self._gone or not self.owned:
-                return None
-            note, self._noted = self._noted, None
-            end = None
-            if self._fate is not State.RUNNING:
-                assert self.ended_at is not None
-                end = (self._fate, self.reason, self.ended_at)
+                return 0
             before, last = self._durable, len(self._frames)
-            return Change(self, self._epoch, before, last, self._frames[before:], note, end)
+            if last - before == 1:
+                data, sizes = self._frames[before], b""
+            else:
+                frames = self._frames[before:]
+                data, sizes = b"".join(frames), b",".join([b"%d" % len(frame) for frame in frames])
+            note = end = b""
+            if self._noted is not None:
+                note = b"=" + self._noted.encode()
+            if self._fate is not State.RUNNING:
+                end = json.dumps([self._fate.value, self.reason, repr(self.ended_at)]).encode()
+            self._taken = last, self._noted, self._fate
+            self._noted = None
+            lengths = len(data), len(sizes), len(note), len(end)
+        into += (self.name, _NUMBERS.pack(self._epoch, before, last, *lengths), data, sizes, note, end)
+        return _OVERHEAD + sum(lengths)
 
-    def give_back(self, change: Change) -> None:
-        """It could not be written, or nobody knows whether it was."""
+    def give_back(self) -> None:
+        """What was taken could not be written, or nobody knows whether it was."""
         with self._lock:
             if self._noted is None:
-                self._noted = change.note
+                self._noted = self._taken[1]
             self._mark()
 
-    def settle(self, last: int, end: State | None) -> None:
-        """Redis has so many events, and knows the end if there is one."""
+    def settle(self) -> None:
+        """What was taken is in Redis."""
+        last, _, fate = self._taken
         with self._lock:
-            if self._gone or not self.owned:
-                return
-            if last < self._durable:  # Redis was restarted, and has lost what it had
-                self._noted = self.upstream
-                self._mark()
-            self._durable = last
-            if end is not None:
-                self.position = (self._epoch, HIGHEST)
-                self.owned = False
-            if self._store.strict:
-                self.last = max(self.last, last)
-                if end is not None:
-                    self.state = end
-        if end is not None:
-            self._store.let_go(self)
-        if self._store.strict:
-            self._wake()
+            settled = self._settle(last, fate)
+        if settled:
+            self._settled()
 
     def compare(self, pen: str, state: str) -> bool:
         """See how far Redis has got with a log that is ours; whether it still is."""
         mine, _, at = pen.rpartition(":")
         epoch, last = map(int, at.split("-"))
+        fate = State.RUNNING
         with self._lock:
             if not self.owned or epoch != self._epoch or last > len(self._frames):
                 return False
-            if mine:
-                end = None
-            elif self._fate is not State.RUNNING and state == self._fate.value and last == len(self._frames):
-                end = self._fate
-            else:
-                return False
-        self.settle(last, end)
+            if not mine:
+                fate = self._fate
+                if state != fate.value or last < len(self._frames):
+                    return False
+            if last < self._durable:  # Redis was restarted, and has lost what it had
+                self._noted = self.upstream
+                self._mark()
+            settled = self._settle(last, fate)
+        if settled:
+            self._settled()
         return True
 
     def surrender(self, reason: str) -> None:
@@ -324,15 +304,33 @@ class RedisLog(LiveLog):
         self._fate = State.INTERRUPTED
         self.state, self.reason, self.ended_at = state, reason, ended_at
 
+    def _settle(self, last: int, fate: State) -> bool:
+        """Redis has so many events, and knows the end if there is one; whether that is news for anybody."""
+        if self._gone or not self.owned:
+            return False
+        self._durable = last
+        if fate is not State.RUNNING:
+            self.position = (self._epoch, HIGHEST)
+            self.owned = False
+        if self._store.strict:
+            self.last, self.state = max(self.last, last), fate
+            return True
+        return not self.owned
+
+    def _settled(self) -> None:
+        if not self.owned:
+            self._store.let_go(self)
+        if self._store.strict:
+            self._wake()
+
     def _note(self, note: str) -> None:
         super()._note(note)
         self._noted = note
 
     def _changed(self, *, turns: bool) -> bool:
-        self._mark()
-        if self._store.strict:
-            return False
-        return super()._changed(turns=turns)
+        if not self._dirty:
+            self._mark()
+        return not self._store.strict and super()._changed(turns=turns)
 
     def _must_run(self) -> None:
         self._must_exist()

@@ -128,32 +128,27 @@ local refused = {}
 local sub, call = string.sub, redis.call
 local at, size = 1, #blob
 while at <= size do
-  local a, b, c, d, e, f, g, next = struct.unpack('<I4I4I4I4I4I4I4', blob, at)
-  local stream = sub(blob, next, next + a - 1)
-  next = next + a
-  local before = sub(blob, next, next + b - 1)
-  next = next + b
-  local id = sub(blob, next, next + c - 1)
-  next = next + c
-  at = next + d + e + f + g
-  local log = root .. 'log:' .. stream
-  if call('HGET', log, 'pen') ~= me .. before then
+  local stream = sub(blob, at, at + 31)
+  local epoch, before, last, data, sizes, note, turn, from = struct.unpack('<I4I4I4I4I4I4I4', blob, at + 32)
+  local log, id = root .. 'log:' .. stream, epoch .. '-' .. last
+  at = from + data + sizes + note + turn
+  if call('HGET', log, 'pen') ~= me .. epoch .. '-' .. before then
     refused[#refused + 1] = stream
   else
-    if d > 0 then
-      local data = sub(blob, next, next + d - 1)
-      if e == 0 then
-        call('XADD', root .. 'events:' .. stream, id, 'd', data)
-      else
-        call('XADD', root .. 'events:' .. stream, id, 'd', data, 's', sub(blob, next + d, next + d + e - 1))
-      end
+    local body = sub(blob, from, from + data - 1)
+    from = from + data
+    if sizes > 0 then
+      call('XADD', root .. 'events:' .. stream, id, 'd', body, 's', sub(blob, from, from + sizes - 1))
+    elseif data > 0 then
+      call('XADD', root .. 'events:' .. stream, id, 'd', body)
     end
-    if f > 0 then
-      call('HSET', log, 'pen', me .. id, 'note', sub(blob, next + d + e + 1, next + d + e + f - 1))
-    elseif d > 0 then
+    from = from + sizes
+    if note > 0 then
+      call('HSET', log, 'pen', me .. id, 'note', sub(blob, from + 1, from + note - 1))
+    elseif data > 0 then
       call('HSET', log, 'pen', me .. id)
     end
-    if g > 0 then finish(stream, unpack(cjson.decode(sub(blob, next + d + e + f, at - 1)))) end
+    if turn > 0 then finish(stream, unpack(cjson.decode(sub(blob, from + note, at - 1)))) end
   end
 end
 return refused

@@ -12,14 +12,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from resumable_llm.log.errors import LogEnded, Missing, StoreFailed
 from resumable_llm.log.model import State
 from resumable_llm.log.redis_catalog import Catalog
 from resumable_llm.log.redis_follower import Follower
 from resumable_llm.log.redis_link import TROUBLE, Link
-from resumable_llm.log.redis_log import Change, RedisLog
+from resumable_llm.log.redis_log import RedisLog
 from resumable_llm.log.redis_scripts import DISOWN, GONE, LEAVE, LOOK, REOPEN, TICK, WISH, WRITE
 
 _logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Writer:
         self.max_log_bytes = max_log_bytes
         self.clock = clock
         self.interrupted = 0
+        self.refuses = False
         self.follower = Follower(link, catalog, me, self.look, self.trouble)
         self._link = link
         self._catalog = catalog
@@ -92,13 +94,13 @@ class Writer:
         """Those that are ours."""
         self._dirty: list[RedisLog] = []
         self._wishes: list[tuple[str, str, str]] = []
+        self._idle = False
+        """Whether nobody writes before there is something to write."""
         self._coming: set[str] = set()
         """Streams that may be ours in Redis already, and are not among the live."""
         self._let_go = False
         """Whether there is a log to follow that was ours."""
         self._failure: Exception | None = None
-        self._full = False
-        """Whether no more is taken, for Redis has been away for long."""
         self._doubt = 0
         """How often to make sure that Redis thinks as we do of what is ours."""
         self._renewed = self._kept = time.monotonic()
@@ -112,25 +114,27 @@ class Writer:
         """Whether nothing is written any more."""
         return self._link.closing
 
-    def must_write(self) -> None:
-        """Raise where nothing more is taken."""
+    def refuse(self) -> NoReturn:
+        """Raise, and say why."""
         self._link.must_be_open()
-        if self._full:
-            self._fail()
+        failure = self._failure
+        raise StoreFailed(f"Redis does not answer as it should: {failure}") from failure
 
     def mark(self, log: RedisLog) -> None:
         """There is something to write."""
         with self._queue:
-            first = not self._dirty
             self._dirty.append(log)
-        if first:
+            idle, self._idle = self._idle, False
+        if idle:
             self._link.post(self._work.set)
 
     def wish(self, log: RedisLog, state: State, reason: str) -> None:
         """Another's log shall end."""
         with self._queue:
             self._wishes.append((log.stream, state.value, reason))
-        self._link.post(self._work.set)
+            idle, self._idle = self._idle, False
+        if idle:
+            self._link.post(self._work.set)
 
     def let_go(self, log: RedisLog) -> None:
         """It is not ours any more."""
@@ -150,8 +154,7 @@ class Writer:
                 raise TimeoutError
             if reached():
                 return
-        self._link.must_be_open()
-        self._fail()
+        self.refuse()
 
     # In the link's thread.
 
@@ -176,7 +179,11 @@ class Writer:
         """Write what there is to write, until cancelled."""
         failures = 0
         while True:
-            await self._work.wait()
+            with self._queue:
+                idle = self._idle = not (self._dirty or self._wishes)
+                self._work.clear()
+            if idle:
+                await self._work.wait()
             await asyncio.sleep(self._window if failures == 0 else _backoff(failures))
             try:
                 await self.flush()
@@ -189,27 +196,20 @@ class Writer:
     async def flush(self) -> None:
         """Write what there is now."""
         async with self._writing:
-            self._work.clear()
             with self._queue:
                 logs, self._dirty = self._dirty, []
                 wishes, self._wishes = self._wishes, []
-            changes = [change for log in logs if (change := log.take()) is not None]
-            written = 0
             try:
-                for batch in _batches(changes):
-                    await self._write(batch)
-                    written += len(batch)
+                while logs:
+                    await self._write(logs)
                 while wishes:
                     await self._link.run(WISH, *wishes[0])
                     del wishes[0]
             finally:
                 # What was not written, or perhaps was, is for the next time.
-                for change in changes[written:]:
-                    change.log.give_back(change)
                 with self._queue:
+                    self._dirty += logs
                     self._wishes[:0] = wishes
-                if wishes:
-                    self._work.set()
             self._well()
         await self._follow_on()
 
@@ -256,6 +256,7 @@ class Writer:
 
     async def leave(self) -> Exception | None:
         """Interrupt what runs, write what is left, and have no lease any more; returns why not all could be written."""
+        self.refuses = True
         for log in self._ours():
             log.conclude(State.INTERRUPTED, _CLOSED)
         try:
@@ -275,21 +276,17 @@ class Writer:
             self._failure = error
             self._doubt = _DOUBTS
             self._done.notify_all()
-        self._full = sum(log.unsent for log in self._ours()) > MAX_UNSENT_BYTES
+        self.refuses = self.closed or sum(log.unsent for log in self._ours()) > MAX_UNSENT_BYTES
         if news:
             _logger.warning("redis.away error=%s", error)
 
     def _well(self) -> None:
         with self._queue:
             news, self._failure = self._failure is not None, None
-            self._full = False
+            self.refuses = self.closed
             self._done.notify_all()
         if news:
             _logger.warning("redis.back")
-
-    def _fail(self) -> None:
-        failure = self._failure
-        raise StoreFailed(f"Redis does not answer as it should: {failure}") from failure
 
     def _give_up(self) -> None:
         """Our lease must have lapsed, and somebody else may have our logs."""
@@ -323,16 +320,31 @@ class Writer:
             log.own(found[1].decode())
             self.own(log)
 
-    async def _write(self, changes: Sequence[Change]) -> None:
-        # In one piece, for redis-py is slow with many arguments.
-        refused = set(await self._link.run(WRITE, self._me, b"".join([change.pack() for change in changes])))
-        for change in changes:
-            log = change.log
-            if log.stream.encode() not in refused:
-                log.settle(change.last, change.end and change.end[0])
+    async def _write(self, logs: list[RedisLog]) -> None:
+        """Write what some of the logs have to tell, and strike them off."""
+        batch: list[RedisLog] = []
+        parts: list[bytes] = []
+        size = 0
+        while logs and len(batch) < _BATCH and size < _BATCH_BYTES:
+            log = logs.pop()
+            if taken := log.take(parts):
+                batch.append(log)
+                size += taken
+        try:
+            # In one piece, for redis-py is slow with many arguments.
+            refused = set(await self._link.run(WRITE, self._me, b"".join(parts)))
+        except BaseException:
+            for log in batch:
+                log.give_back()
+            raise
+        for log in batch:
+            if log.name in refused:
+                log.give_back()
             else:
+                log.settle()
+        for log in batch:
+            if log.name in refused:
                 await self._compare(log)
-                log.give_back(change)
 
     async def _compare(self, log: RedisLog) -> None:
         """See what Redis thinks of a log of ours."""
@@ -357,18 +369,6 @@ class Writer:
         copies = [log.stream for log in self._catalog.copies()]
         for stream in await self._link.run(GONE, *copies):
             self._catalog.drop(stream.decode())
-
-
-def _batches(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """In pieces, none of which takes Redis long."""
-    start = size = 0
-    for at, change in enumerate(changes):
-        if at - start == _BATCH or size > _BATCH_BYTES:
-            yield changes[start:at]
-            start, size = at, 0
-        size += sum(map(len, change.frames))
-    if changes:
-        yield changes[start:]
 
 
 def _backoff(failures: int) -> float:

@@ -152,7 +152,7 @@ class Relay:
     def _start(self) -> None:
         """Make what needs a running loop. A mounted application hears of none before its first request."""
         if self._session is None and not self._generations.closing:
-            self._session = new_session()
+            self._session = new_session(self._settings.upstream)
             self._sweeper = asyncio.create_task(self._sweep())
 
     async def _serve(self, scope: Scope, client: Client) -> None:

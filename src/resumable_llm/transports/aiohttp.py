@@ -11,12 +11,15 @@ import io
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
 from resumable_llm.core.actions import Send
 from resumable_llm.drivers.exchange import AsyncExchange
+from resumable_llm.local.announcement import LOOPBACK
 
 ERRORS: tuple[type[Exception], ...] = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
 """What another attempt may mend."""
@@ -147,9 +150,9 @@ class _Tap(asyncio.Protocol):
         self.look()
         return None
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         assert self._inner is not None
-        self._inner.connection_lost(error)
+        self._inner.connection_lost(exc)
         self.look()
 
     def pause_writing(self) -> None:
@@ -181,9 +184,15 @@ class _Tap(asyncio.Protocol):
             self._fail(aiohttp.SocketTimeoutError("the connection is silent"))
 
 
-def new_session() -> aiohttp.ClientSession:
-    """A session for the requests of many callers: it keeps no cookies and has no bound on connections."""
+def new_session(upstream: str) -> aiohttp.ClientSession:
+    """A session for the requests of many callers: it keeps no cookies and has no bound on connections.
+
+    Args:
+        upstream: Where they go; by the proxy that the environment names for it, if any. With aiohttp's own ``trust_env``
+            a request without credentials would be given those of a ``.netrc``.
+    """
     return aiohttp.ClientSession(
+        proxy=_proxy_for(upstream),
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),  # what one caller is given is nobody else's
         skip_auto_headers=_NEVER_ADDED,
@@ -203,16 +212,18 @@ async def open_exchange(
     """
     plan = send.plan
     silence = min((seconds for seconds in (read_timeout, send.read_timeout) if seconds is not None), default=None)
-    response = await session.request(
-        plan.method,
-        URL(plan.url, encoded=True),  # as it is: what the caller has escaped stays escaped
-        headers=[(name, _text(value)) for name, value in plan.headers if name.lower() not in _OWN],
-        data=aiohttp.BytesIOPayload(io.BytesIO(plan.body)) if plan.body else None,
-        allow_redirects=False,
-        auto_decompress=decode,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
-    )
-
+    try:
+        response = await session.request(
+            plan.method,
+            URL(plan.url, encoded=True),  # as it is: what the caller has escaped stays escaped
+            headers=[(name, _text(value)) for name, value in plan.headers if name.lower() not in _OWN],
+            data=aiohttp.BytesIOPayload(io.BytesIO(plan.body)) if plan.body else None,
+            allow_redirects=False,
+            auto_decompress=decode,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
+        )
+    except aiohttp.ClientResponseError as error:  # whose text has the URL, and that may have a key
+        raise FAMILY_ERROR(error.message) from None
     return _Response(response, silence, decoded=decode)
 
 
@@ -225,6 +236,15 @@ def opener(
         return open_exchange(session, send, read_timeout)
 
     return opens
+
+
+def _proxy_for(upstream: str) -> str | None:
+    parts = urlsplit(upstream)
+    host = parts.hostname or ""
+    if host in LOOPBACK or proxy_bypass(host):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def _text(value: str) -> str:
