@@ -16,7 +16,9 @@ from benchmarks.relay.upstream import DONE, event, order
 
 Numbers = dict[str, float]
 
-_RAMP, _SETTLE, _SPARE = 1.0, 0.5, 0.5
+_SETTLE, _SPARE = 0.5, 0.5
+_A_SECOND = 100
+"""So many streams begin in a second."""
 
 
 def tokens(start: Start, upstream: int, *, count: int, rate: int, seconds: float = 4.0) -> Numbers:
@@ -27,17 +29,18 @@ def tokens(start: Start, upstream: int, *, count: int, rate: int, seconds: float
         upstream: Its upstream's port.
         count: How many streams.
         rate: How many events a second each has.
-        seconds: How long to measure, behind a second and a half in which the streams begin.
+        seconds: How long to measure, once all streams have begun.
     """
-    events = int(rate * (_RAMP + _SETTLE + seconds + _SPARE))
+    ramp = count / _A_SECOND
+    events = int(rate * (ramp + _SETTLE + seconds + _SPARE))
     with start(upstream) as subject:
         _warm_up(subject)
-        crowd = Crowd(subject.port, streams(count, events, rate, _RAMP))
+        crowd = Crowd(subject.port, streams(count, events, rate, ramp))
         crowd.connect()
         begun = time.monotonic()
-        crowd.run(lambda: time.monotonic() - begun > _RAMP + _SETTLE, begun=begun)
+        crowd.run(lambda: time.monotonic() - begun > ramp + _SETTLE, begun=begun)
         crowd.measuring, seen, cpu = True, crowd.events, _cpu(subject)
-        crowd.run(lambda: time.monotonic() - begun > _RAMP + _SETTLE + seconds, begun=begun)
+        crowd.run(lambda: time.monotonic() - begun > ramp + _SETTLE + seconds, begun=begun)
         crowd.measuring, seen, cpu = False, crowd.events - seen, _cpu(subject) - cpu
         crowd.run(begun=begun)
         crowd.close()

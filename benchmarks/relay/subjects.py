@@ -82,10 +82,7 @@ def ours(port: int, *, sqlite: bool = False, without: Sequence[str] = ()) -> Ite
         relay = ["relay", "--upstream", f"http://127.0.0.1:{port}", "--port", "0", "--store", store]
         with (
             Path(folder, "log").open("w+", encoding="utf-8") as log,
-            _running(
-                [sys.executable, *os.environ.get("OURS", "-m benchmarks.relay.ours").split(), *hidden, "--", *relay],
-                stderr=log,
-            ) as process,
+            _running([sys.executable, "-m", "benchmarks.relay.ours", *hidden, "--", *relay], stderr=log) as process,
         ):
             yield Subject(_told(Path(folder, "log"), r"relay: http://127\.0\.0\.1:(\d+)"), process.pid)
 

@@ -293,7 +293,7 @@ def test_the_command_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_ends_when_it_is_idle_and_not_before(tmp_path: Path) -> None:
     announced = tmp_path / "relay.json"
     said = wire.blocks(wire.chat())
-    options = ["--idle-exit", "1", "--announce", str(announced)]
+    options = ["--idle-exit", "3", "--announce", str(announced)]
     with (
         Gate() as gate,
         Scripted(gate.between(said[:2], said[2:])) as upstream,
@@ -305,13 +305,13 @@ def test_it_ends_when_it_is_idle_and_not_before(tmp_path: Path) -> None:
         with httpx.stream("POST", f"{url}{CHAT_PATH}", json=CHAT, headers=AUTH) as response:
             pieces = response.iter_bytes()
             got = next(pieces)
-            time.sleep(1.5)  # longer than it may be idle, which with a reader it is not
+            time.sleep(3.5)  # longer than it may be idle, which with a reader it is not
             gate.open()
             got += b"".join(pieces)
         assert datas(got) == [event.data for event in wire.chat()]
         assert found.holds(5)
         while found.holds(0.5):  # but that counts as a request
-            time.sleep(1.1)
+            time.sleep(3.1)
     assert "relay.ended" in log[-1]
 
 

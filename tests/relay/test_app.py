@@ -19,6 +19,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from resumable_llm.log.errors import StoreFailed
 from resumable_llm.log.memory import MemoryStore
 from resumable_llm.log.sqlite import SqliteStore
 from resumable_llm.relay import Relay, relay
@@ -763,3 +764,12 @@ def test_file_serves_as_memory_does(strict: bool, tmp_path: Path) -> None:
         assert show(client, first.headers["location"])["state"] == "complete"
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"alice" not in kept
+
+
+def test_store_that_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MemoryStore):
+        def close(self) -> None:
+            raise StoreFailed("the disk is full")
+
+    asyncio.run(relay(upstream="http://127.0.0.1:1", store=Failing()).aclose())
+    assert "relay.not_kept error=StoreFailed" in caplog.text

@@ -45,8 +45,8 @@ class RedisStore:
     Args:
         url: Where it is, as redis-py takes it: ``redis://host:6379/0``, ``rediss://...`` for TLS.
         strict: Show readers nothing that Redis has not acknowledged.
-        flush_seconds: The window. Everything that is appended within it is sent in one call; a strict store does not
-            wait for it.
+        flush_seconds: The window. Everything that is appended within it is sent in one call: a longer one costs less,
+            and other processes read so much later. A strict store does not wait for it.
         lease_seconds: How soon the logs of a process that has died are interrupted.
         max_log_bytes: How large each log may become.
         prefix: What all keys begin with; stores of other prefixes know nothing of each other.
@@ -65,7 +65,7 @@ class RedisStore:
         url: str,
         *,
         strict: bool = False,
-        flush_seconds: float = 0.02,
+        flush_seconds: float = 0.05,
         lease_seconds: float = 10.0,
         max_log_bytes: int = MAX_LOG_BYTES,
         prefix: str = "resumable-llm",

@@ -132,9 +132,7 @@ class Writer:
         """Another's log shall end."""
         with self._queue:
             self._wishes.append((log.stream, state.value, reason))
-            idle, self._idle = self._idle, False
-        if idle:
-            self._link.post(self._work.set)
+        self._link.post(self._work.set)
 
     def let_go(self, log: RedisLog) -> None:
         """It is not ours any more."""

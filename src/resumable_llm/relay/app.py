@@ -136,7 +136,11 @@ class Relay:
         if self._session is not None:
             await self._session.close()
             self._session = None
-        self._store.close()
+        try:
+            await asyncio.to_thread(self._store.close)  # which may wait for a disk, or for another machine
+        except LogError as error:
+            self._metrics.note_failure(error)
+            _logger.error("relay.not_kept error=%s", type(error).__name__)  # noqa: TRY400 - a trace says nothing more
 
     async def _lifespan(self, receive: Receive, send: SendMessage) -> None:
         while True:
