@@ -188,8 +188,8 @@ def new_session(upstream: str) -> aiohttp.ClientSession:
     """A session for the requests of many callers: it keeps no cookies and has no bound on connections.
 
     Args:
-        upstream: Where they go; by the proxy that the environment names for it, if any. With aiohttp's own ``trust_env``
-            a request without credentials would be given those of a ``.netrc``.
+        upstream: Where they go, by the proxy that the environment names for it. With aiohttp's own ``trust_env`` a
+            request without credentials would be given those of a ``.netrc``.
     """
     return aiohttp.ClientSession(
         proxy=_proxy_for(upstream),
