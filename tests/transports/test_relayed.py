@@ -1,4 +1,4 @@
-"""The way to a relay: which calls take it, and what of them arrives. tests/sdks/test_relay.py goes it on sockets."""
+"""The way to a relay: which calls take it, and what of them arrives; tests/relay/test_from_python.py uses sockets."""
 
 from __future__ import annotations
 
