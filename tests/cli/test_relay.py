@@ -81,6 +81,21 @@ def test_options_become_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second == job(**options, strict=True, on_disconnect="cancel")
 
 
+def test_store_may_be_named_where_no_other_user_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[relay.Job] = []
+
+    def run(job: relay.Job, err: object) -> int:
+        jobs.append(job)
+        return 0
+
+    monkeypatch.setattr(relay, "run", run)
+    monkeypatch.setenv("RESUMABLE_LLM_RELAY_STORE", "redis://:password@h/0")
+    assert CliRunner().invoke(app, ["relay", "--upstream", UPSTREAM]).exit_code == 0
+    told = CliRunner().invoke(app, ["relay", "--help"]).stdout
+    assert jobs[0].store == "redis://:password@h/0"
+    assert "password" not in told
+
+
 def test_help_tells_options_and_exit_codes() -> None:
     told = CliRunner().invoke(app, ["relay", "--help"]).stdout
     assert all(word in told for word in ("--upstream", "--abandon-after", "--on-disconnect", "3: cannot start"))
