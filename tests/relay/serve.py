@@ -100,6 +100,12 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._relay.drain()  # as the command does
+        # A connection that asyncio accepts just before its server is closed is not closed before the process ends.
+        for server in self.servers:
+            for listener in server.sockets:
+                asyncio.get_running_loop().remove_reader(listener)
+        for _ in range(2):
+            await asyncio.sleep(0)
         await super().shutdown(sockets)
 
     @contextmanager
