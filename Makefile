@@ -1,6 +1,7 @@
 # Every command sets itself up in .venv: only python3 (3.10 or newer), pip and make are assumed.
 # What a command needs is the dependency group of its name in pyproject.toml.
 # ARGS go to the program behind a command: make test ARGS='-k cut', make demo ARGS=--help.
+# Tests run in a process for each core; in one, for a debugger: make test ARGS='-n 0 --pdb'.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +18,7 @@ demo: $(VENV)/.ready-demo ## Cut a real model's answer again and again, and read
 	$(BIN)/resumable-llm demo $(ARGS)
 
 test: $(VENV)/.ready-test ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-openai2: $(VENV2)/.ready-test-openai2 ## Run the tests of the openai SDK with openai 2, on httpx
 	$(VENV2)/bin/python -m pytest -m openai $(ARGS) tests/sdks

@@ -279,8 +279,9 @@ class Played:
     error: ResumableError | None = None
     seconds: float = 0.0
 
-    @property
+    @cached_property
     def told(self) -> Told:
+        """What the caller was told; to be asked for when it is over."""
         return told(b"".join(self.slices), self.framing)
 
     @property

@@ -169,6 +169,8 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
             strict = dialect.is_log or (bool(place) and not dialect.repeats_last)  # all of it comes, or all there is
             owed = again and dialect.repeats_last and len(told) > since  # an event that must come again
             earlier = set(names)
+            known = len(told)  # what is told from here on is nothing that comes again
+            heads = next((at for at, name in enumerate(names) if name), 0)  # events without a name, at the beginning
             joined: list[tuple[str, str | None, str | None]] = []  # told behind the replay, where that may overlap
             run = 0  # among those: the next that comes twice, if they do
             resting, forgotten, stays = False, False, False
@@ -221,22 +223,29 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
                         still = dialect.is_log and reading.cursor == place and len(told) == since
                         if still and not reading.terminal:
                             continue  # no more than that it is still there
-                        before = [(known, old.event, old.data) for known, old in zip(names, told, strict=True)]
+                        before = [
+                            (known_as, old.event, old.data) for known_as, old in zip(names[:known], told, strict=False)
+                        ]
                         if before[expected : expected + 1] == [this]:
                             expected, retelling, owed = expected + 1, True, False
                             continue
-                        if name and not (retelling and expected == len(told)):
+                        if name and not (retelling and expected == known):
                             if this in before:
                                 ahead = expected if this in before[expected:] else 0
                                 expected, retelling, owed = before.index(this, ahead) + 1, True, False
                                 continue
-                            other = name in names and not still  # it is closed where it stood
-                        if strict and expected < len(told) and not other:
+                            other = name in earlier and not still  # it is closed where it stood
+                        if strict and expected < known and not other:
                             if before[0] == this:
                                 expected = 1
                                 continue
                             other = True
-                        retold = other
+                        # What has no name says nothing of where the server is, unless it stands where one was due.
+                        if expected < known:
+                            retold = other or (not name and names[expected] != "")
+                        else:
+                            heads -= not name
+                            retold = other or (not name and heads >= 0)
                     if other:
                         # Asked whether there is more, a server that generates anew has answered: none can be had.
                         anew = why == "confirm" and plan.method != "GET"
@@ -375,7 +384,7 @@ def oracle(request: RequestPlan, dialect: Dialect, backoff: Backoff) -> Generato
             continue
 
         # It broke.
-        failures += not news
+        failures, news = failures + (not news), False  # progress makes one failure good, not the next
         back_again = way()
         if back_again is None and why == "status" and (answer.down or answer.status != 200 or answer.ends != "eof"):
             back_again = "status", plan  # the stream had ended cleanly: only the question is asked again

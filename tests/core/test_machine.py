@@ -29,7 +29,7 @@ BY_NAME = {case.name: case for case in CASES}
 RUNS = list(product((1, 7, 65536), (True, False), ("reset", "eof")))
 """Bytes a chunk, one by one or as slices, how the first connection ends."""
 
-IN_TURN = list(product((65536, 7, 65536) * 5 + (1,), (True, False), ("reset", "eof")))
+IN_TURN = list(product((65536, 7, 65536, 65536) * 8 + (1,), (True, False), ("reset", "eof")))
 EXHAUSTIVE = os.environ.get("EXHAUSTIVE") == "1"
 """Make all runs at each cut, which takes ten minutes. By default they take turns: each byte is cut once."""
 

@@ -1,7 +1,8 @@
 """What happens to tests whose server cannot be run: they are skipped, and nobody can overlook it.
 
 The run's summary ends with the names and the reasons. Where CI=true the run fails, for there a test that never ran must
-not look like one that passed. A conftest.py imports the two hooks, for pytest looks for hooks there.
+not look like one that passed. A conftest.py imports the hooks, for pytest looks for hooks there; the uppermost, for
+a process that only hands out tests to others (pytest-xdist) reads no other.
 
 Tests of what needs a newer Python are skipped with that reason, and nothing is amiss.
 """
@@ -12,10 +13,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 _REASONS = pytest.StashKey[dict[str, str]]()
+_TOLD = "servers that could not be run"
 
 
 @contextlib.contextmanager
@@ -60,8 +63,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line("Tests that need them were skipped." + (" So this run fails." if _must_run() else ""))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process that was handed tests by this one has ended."""
+    node.config.stash.setdefault(_REASONS, {}).update(getattr(node, "workeroutput", {}).get(_TOLD, {}))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _must_run() and _REASONS in session.config.stash and session.exitstatus == pytest.ExitCode.OK:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_TOLD] = session.config.stash.get(_REASONS, {})
+    elif _must_run() and session.config.stash.get(_REASONS, {}) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

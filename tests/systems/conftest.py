@@ -11,9 +11,7 @@ import pytest
 from resumable_llm.cli.llama import LlamaServer, LlamaUnavailable
 from resumable_llm.cli.model import ModelUnavailable, ensure_model
 from tests.systems import servers
-from tests.systems.absent import pytest_sessionfinish, pytest_terminal_summary, skip_and_tell
-
-__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]
+from tests.systems.absent import skip_and_tell
 
 _HERE = Path(__file__).parent
 _SECONDS = 300  # the first test that needs a server also waits for its installation

@@ -180,7 +180,7 @@ def check_whole(row: Row, outcome: Outcome, whole: Outcome, server: str) -> None
     if row.record:
         expected = replayed(row, outcome, server)
         assert seen.final == expected.final
-        assert row.outcome == POLLED or same(seen.events, expected.events, row, outcome)
+        assert row.outcome == POLLED or polled(row, outcome) or same(seen.events, expected.events, row, outcome)
     else:
         assert same(normal(seen.events, row), normal(whole.seen.events, row), row, outcome)
     assert seen.notices[-1].kind == "end"
@@ -188,6 +188,14 @@ def check_whole(row: Row, outcome: Outcome, whole: Outcome, server: str) -> None
         assert seen.report.end_proved
         assert seen.report.fidelity == "exact"
         assert seen.report.attempts == len(outcome.requests) - row.own
+
+
+def polled(row: Row, outcome: Outcome) -> bool:
+    """Whether the rest was read from the finished answer: other events, the same text.
+
+    That is asked for where a resumed stream was cut before its first event. Most often it is not finished then.
+    """
+    return row.server == "fastresponses_server" and not outcome.requests[-1].streamed
 
 
 def same(events: list[Any], expected: list[Any], row: Row, outcome: Outcome) -> bool:
