@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from benchmarks.relay.upstream import DONE, STAMP, order
+from benchmarks.relay.upstream import STAMP, order
 
 PATH = "/v1/chat/completions"
 KEY = "sk-8f14e45fceea167a5a36dedd4bea2543"
 """Of no value, but LiteLLM wants to be told one that is not easily guessed."""
+_LAST = b"[DONE]"
 _READ = 256 * 1024
 _PATIENCE = 60.0
+_TCP_INFO = struct.Struct("@128xQ16xI")
+"""Of Linux' ``struct tcp_info``, the bytes received and the segments that brought them."""
 
 
 class Incomplete(Exception):
@@ -33,6 +37,10 @@ class Reader:
     Attributes:
         request: What is sent.
         start: When to send it, in seconds from the beginning of all.
+        head: What is told before the first event; to be set where nothing is.
+        place: Where what is read is kept, if that was known before.
+        whole: The last events that have come, as they came.
+        stamps: When the events were made, to tell them apart; None where nobody wants to know.
     """
 
     request: bytes
@@ -43,6 +51,9 @@ class Reader:
     done: bool = False
     head: bytes = b""
     tail: bytes = b""
+    place: str = ""
+    whole: bytes = b""
+    stamps: set[bytes] | None = None
     late: list[int] = field(default_factory=list)
     connection: socket.socket | None = None
 
@@ -58,29 +69,38 @@ class Reader:
                 raise Incomplete(f"{self.head!r} {data!r}")
         end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
         whole, self.tail = data[:end], data[end:]
+        self.count(whole, now, measuring=measuring)
+
+    def count(self, whole: bytes, now: int, *, measuring: bool) -> None:
+        """Count these events, of which none is cut."""
         stamps = STAMP.findall(whole)
         if stamps:
             self.events += len(stamps)
-            self.first = self.first or now
+            self.first, self.whole = self.first or now, whole
+            if self.stamps is not None:
+                self.stamps.update(stamps)
             if measuring:
                 self.late += [now - int(stamp) for stamp in stamps]
-        if DONE.strip() in whole:
+        if _LAST in whole:
             self.done = True
+
+
+def body(prompt: str) -> str:
+    """What an answer is asked for with."""
+    asked = {"model": "m", "stream": True, "messages": [{"role": "user", "content": prompt}]}
+    return json.dumps(asked, separators=(",", ":"))
 
 
 def post(prompt: str) -> bytes:
     """A request for an answer."""
-    body = json.dumps(
-        {"model": "m", "stream": True, "messages": [{"role": "user", "content": prompt}]}, separators=(",", ":")
-    ).encode()
-    head = (
+    text = body(prompt)
+    return (
         f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+        f"content-type: application/json\r\ncontent-length: {len(text)}\r\n\r\n{text}"
+    ).encode()
 
 
-def get(path: str, after: int = 0) -> bytes:
+def get(path: str, after: int | str = "") -> bytes:
     """A request for what is kept."""
     cursor = f"last-event-id: {after}\r\n" if after else ""
     return f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\n{cursor}\r\n".encode()
@@ -135,6 +155,15 @@ class Crowd:
                 heard = now
             if not waiting and now - heard > _PATIENCE:
                 raise Incomplete(f"{self._left} of {len(self.readers)} answers have no end")
+
+    def received(self) -> tuple[int, int]:
+        """The bytes that have come over all connections, and in how many segments, as the system counts them."""
+        told = [
+            _TCP_INFO.unpack(each.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+            for each in self.readers
+            if each.connection is not None
+        ]
+        return sum(size for size, _ in told), sum(segments for _, segments in told)
 
     def close(self) -> None:
         """Hang up."""

@@ -10,7 +10,7 @@ import time
 from statistics import quantiles
 
 from benchmarks.relay import processes
-from benchmarks.relay.load import Crowd, Reader, get, post, streams
+from benchmarks.relay.load import Crowd, Incomplete, Reader, get, post, streams
 from benchmarks.relay.subjects import Start, Subject
 from benchmarks.relay.upstream import DONE, event, order
 
@@ -21,7 +21,7 @@ _A_SECOND = 100
 """So many streams begin in a second."""
 
 
-def tokens(start: Start, upstream: int, *, count: int, rate: int, seconds: float = 4.0) -> Numbers:
+def tokens(start: Start, upstream: int, *, count: int, rate: int, seconds: float = 3.0) -> Numbers:
     """Many streams at once.
 
     Args:
@@ -39,11 +39,13 @@ def tokens(start: Start, upstream: int, *, count: int, rate: int, seconds: float
         crowd.connect()
         begun = time.monotonic()
         crowd.run(lambda: time.monotonic() - begun > ramp + _SETTLE, begun=begun)
-        crowd.measuring, seen, cpu = True, crowd.events, _cpu(subject)
+        crowd.measuring, seen, cpu = True, crowd.events, subject.cpu()
         crowd.run(lambda: time.monotonic() - begun > ramp + _SETTLE + seconds, begun=begun)
-        crowd.measuring, seen, cpu = False, crowd.events - seen, _cpu(subject) - cpu
+        crowd.measuring, seen, cpu = False, crowd.events - seen, subject.cpu() - cpu
         crowd.run(begun=begun)
         crowd.close()
+    if crowd.events != count * events:
+        raise Incomplete(f"{crowd.events} events of {count} times {events}")
     late = [each / 1000 for reader in crowd.readers for each in reader.late]
     firsts = [(reader.first - reader.asked) / 1000 for reader in crowd.readers]
     percentiles = quantiles(late, n=100)
@@ -86,9 +88,9 @@ def fan_out(start: Start, upstream: int, *, count: int = 100, events: int, rate:
     with start(upstream) as subject:
         _warm_up(subject)
         crowd = _gathered(subject, count=count, events=events, rate=rate)
-        seen, cpu, begun = crowd.events, _cpu(subject), time.monotonic()
+        seen, cpu, begun = crowd.events, subject.cpu(), time.monotonic()
         crowd.run()
-        seen, cpu, taken = crowd.events - seen, _cpu(subject) - cpu, time.monotonic() - begun
+        seen, cpu, taken = crowd.events - seen, subject.cpu() - cpu, time.monotonic() - begun
         crowd.close()
     return {"cpu": cpu / seen * 1e6, "deliveries per second and core": seen / cpu, "per second": seen / taken}
 
@@ -107,10 +109,10 @@ def storm(start: Start, upstream: int, *, count: int = 1000, events: int = 200) 
         back = Crowd(subject.port, [Reader(request) for _ in range(20)])
         back.run()
         back.close()
-        back, cpu = Crowd(subject.port, [Reader(request) for _ in range(count)]), _cpu(subject)
+        back, cpu = Crowd(subject.port, [Reader(request) for _ in range(count)]), subject.cpu()
         begun = time.monotonic()
         back.run()
-        taken, cpu = time.monotonic() - begun, _cpu(subject) - cpu
+        taken, cpu = time.monotonic() - begun, subject.cpu() - cpu
         back.close()
     assert {reader.events for reader in back.readers} == {events - 1}
     return {"ms": taken * 1000, "cpu": cpu / count * 1e6}
@@ -146,10 +148,6 @@ def _location(reader: Reader) -> str:
     found = re.search(rb"(?i)\r\nlocation: (\S+)", reader.head)
     assert found is not None, reader.head
     return found[1].decode()
-
-
-def _cpu(subject: Subject) -> float:
-    return 0.0 if subject.pid is None else processes.cpu(subject.pid)
 
 
 def _resident(subject: Subject) -> int:

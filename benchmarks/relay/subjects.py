@@ -12,12 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
 
+from benchmarks.relay import processes, ways
 from benchmarks.relay.load import KEY
+from benchmarks.relay.ways import Way
+from tests.log.redis_server import programs
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 60.0
@@ -37,11 +40,21 @@ class Subject:
         port: Where it listens.
         pid: Its process; None for none.
         folder: What is there is served, by nginx.
+        way: How its readers read.
+        others: Further processes that serve.
+        redis: Where the Redis listens that has part in it.
     """
 
     port: int
     pid: int | None
     folder: Path | None = None
+    way: Way = ways.SSE
+    others: tuple[int, ...] = ()
+    redis: int | None = None
+
+    def cpu(self) -> float:
+        """Seconds of CPU that all of its processes have taken."""
+        return 0.0 if self.pid is None else sum(map(processes.cpu, (self.pid, *self.others)))
 
 
 @contextlib.contextmanager
@@ -60,31 +73,92 @@ def upstream() -> Iterator[int]:
 @contextlib.contextmanager
 def direct(port: int) -> Iterator[Subject]:
     """Nothing in between."""
-    yield Subject(port, None)
+    yield Subject(port, None, way=ways.DIRECT)
 
 
 @contextlib.contextmanager
-def served(port: int, *, application: str, without: Sequence[str] = ()) -> Iterator[Subject]:
+def served(
+    port: int, *, application: str, without: Sequence[str] = (), way: Way = ways.SSE, redis: str = ""
+) -> Iterator[Subject]:
     """An application on uvicorn."""
     hidden = [f"--without={name}" for name in without]
     command = [sys.executable, "-m", "benchmarks.relay.serve", *hidden, application]
-    with _running(command, stdout=subprocess.PIPE, UPSTREAM=f"http://127.0.0.1:{port}") as process:
+    with _running(command, stdout=subprocess.PIPE, UPSTREAM=_http(port), REDIS=redis) as process:
         assert process.stdout is not None
-        yield Subject(int(process.stdout.readline()), process.pid)
+        yield Subject(int(process.stdout.readline()), process.pid, way=way)
 
 
 @contextlib.contextmanager
-def ours(port: int, *, sqlite: bool = False, without: Sequence[str] = ()) -> Iterator[Subject]:
+def ours(
+    port: int, *, sqlite: bool = False, redis: str = "", without: Sequence[str] = (), way: Way = ways.SSE
+) -> Iterator[Subject]:
     """Our relay, as its command starts it."""
     with tempfile.TemporaryDirectory() as folder:
-        store = f"sqlite:///{folder}/relay.db" if sqlite else "memory"
+        store = f"sqlite:///{folder}/relay.db" if sqlite else redis or "memory"
         hidden = [f"--without={name}" for name in without]
-        relay = ["relay", "--upstream", f"http://127.0.0.1:{port}", "--port", "0", "--store", store]
+        relay = ["relay", "--upstream", _http(port), "--port", "0", "--store", store]
         with (
             Path(folder, "log").open("w+", encoding="utf-8") as log,
-            _running([sys.executable, "-m", "benchmarks.relay.ours", *hidden, "--", *relay], stderr=log) as process,
+            _running(
+                [sys.executable, "-m", "benchmarks.relay.ours", *hidden, "--", *relay],
+                stderr=log,
+                RESUMABLE_LLM_RELAY_SECRET=KEY,
+            ) as process,
         ):
-            yield Subject(_told(Path(folder, "log"), r"relay: http://127\.0\.0\.1:(\d+)"), process.pid)
+            yield Subject(_told(Path(folder, "log"), r"relay: http://127\.0\.0\.1:(\d+)"), process.pid, way=way)
+
+
+@contextlib.contextmanager
+def ours_on_redis(port: int) -> Iterator[Subject]:
+    """Our relay, with its logs in Redis."""
+    with _redis() as (redis, pid), ours(port, redis=_url(redis)) as relay:
+        yield replace(relay, others=(pid,), redis=redis)
+
+
+@contextlib.contextmanager
+def published(port: int) -> Iterator[Subject]:
+    """Redis, to which a worker tells events, and from which readers have them: its protocol is theirs."""
+    with _redis() as (redis, pid), _worker("publish", redis, port) as worker:
+        yield Subject(redis, pid, way=ways.SUBSCRIBED, others=(worker,), redis=redis)
+
+
+@contextlib.contextmanager
+def forwarded(port: int, *, worker: str, gateway: str, way: Way) -> Iterator[Subject]:
+    """The same, and a gateway from which readers have events as SSE."""
+    application = f"benchmarks.relay.anchors.redis_gateway:{gateway}"
+    with (
+        _redis() as (redis, pid),
+        _worker(worker, redis, port) as other,
+        served(port, application=application, way=way, redis=_url(redis)) as subject,
+    ):
+        yield replace(subject, others=(pid, other), redis=redis)
+
+
+@contextlib.contextmanager
+def _redis() -> Iterator[tuple[int, int]]:
+    own, program = free_port(), programs()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        if not os.access(program, os.X_OK):  # a wheel may say nothing of modes
+            program.chmod(0o755)
+        command = [str(program), "--port", str(own), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
+        with _running(command) as process:
+            until_listening(own)
+            yield own, process.pid
+
+
+@contextlib.contextmanager
+def _worker(kind: str, redis: int, port: int) -> Iterator[int]:
+    command = [sys.executable, "-m", "benchmarks.relay.anchors.redis_worker", kind]
+    with _running(command, REDIS=_url(redis), UPSTREAM=_http(port)) as process:
+        yield process.pid
+
+
+def _http(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def _url(redis: int) -> str:
+    return f"redis://127.0.0.1:{redis}/0"
 
 
 @contextlib.contextmanager
@@ -214,4 +288,12 @@ SUBJECTS: dict[str, Start] = {
     "relay, memory, on asyncio": partial(ours, without=_ASYNCIO),
     "relay, SQLite, on asyncio": partial(ours, sqlite=True, without=_ASYNCIO),
     "relay, memory, on asyncio, h11": partial(ours, without=_H11),
+    "relay: SSE": ours,
+    "relay: SSE, resumed": partial(ours, way=ways.RESUMED),
+    "relay: WebSocket": partial(ours, way=ways.WEBSOCKET),
+    "relay: WebSocket, deflated": partial(served, application="benchmarks.relay.mounted:app", way=ways.DEFLATED),
+    "relay on Redis: SSE": ours_on_redis,
+    "Redis pub/sub, no gateway": published,
+    "Redis pub/sub, gateway: SSE": partial(forwarded, worker="publish", gateway="pubsub", way=ways.CHANNEL),
+    "Redis Streams, gateway: SSE": partial(forwarded, worker="add", gateway="streams", way=ways.SSE),
 }
