@@ -92,6 +92,33 @@ def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
     database.close()
 
 
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 160, 161, 345])
+def test_all_blocks_of_a_commit_are_written_in_their_order(tmp_path: Path, count: int) -> None:
+    database = Database(tmp_path / "log.db")
+    extents = [Extents() for _ in range(count)]
+    database.write(
+        [change(number, each, [b"%d" % number], begins=True, last=1) for number, each in enumerate(extents)], []
+    )
+    told = database._writer.execute("SELECT place, stream, last, note, data FROM blocks ORDER BY place").fetchall()
+    assert told == [(number + 1, number, 1, None, b"%d" % number) for number in range(count)]
+    assert [list(each) for each in extents] == [[number + 1] for number in range(count)]
+    database.close()
+
+
+@pytest.mark.parametrize("note", [None, "", "0", "n"])
+@pytest.mark.parametrize("frames", [[], [b"x"], [b""], [b"x", b"", b"yy"]])
+def test_a_block_is_read_as_it_was_written(tmp_path: Path, note: str | None, frames: list[bytes]) -> None:
+    database, extents = Database(tmp_path / "log.db"), Extents()
+    database.write([change(1, extents, [b"a"], begins=True, last=1)], [])
+    database.write([change(1, extents, frames, last=1 + len(frames))._replace(note=note)], [])
+    if frames:
+        with database.reading() as block:
+            assert block(2) == (b"".join(frames), tuple(map(len, frames)))
+    rows = database._writer.execute("SELECT note FROM blocks WHERE place > 1").fetchall()
+    assert rows == ([(note,)] if frames or note is not None else [])
+    database.close()
+
+
 def test_a_transaction_that_sqlite_has_rolled_back_fails_all_the_same(tmp_path: Path) -> None:
     database = Database(tmp_path / "log.db")
     database._writer.execute("PRAGMA max_page_count = 40")

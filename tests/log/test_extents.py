@@ -46,7 +46,7 @@ def test_what_was_added_can_be_taken_back() -> None:
     extents = Extents()
     extents.add(3, 1)
     extents.add(7, 2)
-    extents.cut(1)
+    extents.pop()
     assert list(extents) == [3]
     extents.add(9, 4)
     assert list(extents.behind(1, 4)) == [(9, 1)]

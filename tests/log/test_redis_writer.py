@@ -397,7 +397,7 @@ def test_an_end_that_redis_has_lost_is_made_up_for(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_without_a_lease_nothing_is_written_here(tmp_path: Path, *, strict: bool) -> None:
-    with opened(tmp_path, lease_seconds=0.5, strict=strict) as store:
+    with opened(tmp_path, lease_seconds=1.0, strict=strict) as store:
         log, _ = store.begin(head())
         log.append([FRAME])
         wait_until(lambda: log.durable == 1)

@@ -234,9 +234,85 @@ def test_memory_lets_go_of_what_has_ended_and_readers_go_on(path: Path) -> None:
         assert log.read(first.last).last == 10
         assert store.find("alice", "one") is log
         del log
+        store.recent.clear()
         gc.collect()
         assert not store._known
         assert store.find("alice", "one").read(first.last).data.startswith(b"id: %d\n" % (first.last + 1))
+
+
+def test_readers_who_come_back_share_what_one_has_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_RECENT_BYTES", 10_000)
+    with opened(path) as store:
+        for name in ("one", "two"):
+            log, _ = store.begin(head(name))
+            log.append([FRAME] * 400)
+            log.end(State.COMPLETE)
+        wait_until(lambda: not store._live)
+        del log
+        gc.collect()
+        assert not store._known
+        first = store.find("alice", "one").read(5)
+        gc.collect()
+        kept = store.find("alice", "one")
+        assert kept.read(5) is first
+        assert kept.read(6).last == 400
+        assert kept.read(6) is not first
+        store.find("alice", "two").read(0)
+        assert kept.read(5) is not first, "there was no room for both"
+        assert kept.read(5) == first
+
+
+def test_what_was_read_is_forgotten_with_the_log(path: Path) -> None:
+    with opened(path) as store:
+        log, _ = store.begin(head())
+        log.append([FRAME])
+        log.end(State.COMPLETE)
+        wait_until(lambda: not store._live)
+        assert log.read(0).last == 1
+        store.delete("alice", "one")
+        with pytest.raises(Missing):
+            log.read(0)
+        del log
+        gc.collect()
+        assert not store.recent._logs
+        wait_until(lambda: not store._doomed)
+
+
+def test_what_was_read_while_the_log_is_deleted_is_not_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(path) as store:
+        log, _ = store.begin(head())
+        log.append([FRAME])
+        log.end(State.COMPLETE)
+        wait_until(lambda: not store._live)
+        read = log._read_file
+
+        def late(*asked: int) -> object:
+            found = read(*asked)
+            store.delete("alice", "one")
+            return found
+
+        monkeypatch.setattr(type(log), "_read_file", lambda _, *asked: late(*asked))
+        with pytest.raises(Missing):
+            log.read(0)
+        assert not store.recent._logs
+
+
+def test_an_answer_that_went_on_is_read_to_its_new_end(path: Path) -> None:
+    with opened(path) as store:
+        log, _ = store.begin(head())
+        log.append([FRAME] * 3)
+        log.end(State.INTERRUPTED)
+        wait_until(lambda: not store._live)
+        assert log.read(0).last == 3
+        log.reopen()
+        log.append([FRAME])
+        assert log.read(3).data == b"id: 1.4\n" + FRAME
+        log.end(State.COMPLETE)
+        wait_until(lambda: not store._live)
+        data, after = b"", 0
+        while (piece := log.read(after)).data:
+            data, after = data + piece.data, piece.last
+        assert data.count(FRAME) == 4
 
 
 def test_a_log_that_runs_is_held_by_its_store(path: Path) -> None:

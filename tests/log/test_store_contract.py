@@ -315,9 +315,35 @@ def test_a_closed_store_says_so(store: Store) -> None:
         lambda: store.by_key("alice", "k"),
         lambda: store.delete("alice", "one"),
         lambda: store.sweep(0),
+        lambda: store.claim("alice", "k"),
+        store.must_take,
     ):
         with pytest.raises(StoreFailed, match="closed"):
             use()
+
+
+def test_the_right_to_begin_a_log_ends_with_its_beginning(place: Place) -> None:
+    store = place.open()
+    store.must_take()
+    right = store.claim("alice", "k")
+    assert right is not None
+    assert store.claim("alice", "k") is not None, "within a process anybody may have it"
+    assert store.claim("bob", "k") is not None
+    right.release()
+    right.release()
+    right = store.claim("alice", "k")
+    log = begun(store, key="k")
+    assert store.claim("alice", "k") is None
+    assert store.claim("bob", "k") is not None
+    assert right is not None
+    right.release()
+    assert store.claim("alice", "k") is None
+    ended(log, State.COMPLETE)
+    assert store.claim("alice", "k") is None
+    place.clock.now += 60
+    if store.remote:
+        store.sweep(0)  # Redis hears of the end with the next write
+    assert store.claim("alice", "k") is not None, "it has expired"
 
 
 def test_one_of_many_begins_it(store: Store) -> None:

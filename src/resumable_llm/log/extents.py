@@ -51,10 +51,10 @@ class Extents:
                 before = end
             index += 1
 
-    def cut(self, length: int) -> None:
-        """Take back what was added behind the first so many blocks."""
-        del self._places[length:]
-        del self._lasts[length:]
+    def pop(self) -> None:
+        """Take back what was added last."""
+        self._places.pop()
+        self._lasts.pop()
 
     def pack(self) -> bytes:
         """As few bytes as it takes: neighbours differ by little, and mostly by the same."""

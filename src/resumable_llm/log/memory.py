@@ -8,10 +8,20 @@ from collections.abc import Callable
 
 from resumable_llm.log.errors import Expired, KeyReused, Missing, StoreFailed, StoreFull
 from resumable_llm.log.live import LiveLog
-from resumable_llm.log.model import Head
+from resumable_llm.log.model import Claim, Head
 
 MAX_LOG_BYTES = 16 * 1024 * 1024
 """How large a log may become by default."""
+
+
+class _Free:
+    """The right to begin a log, where there is no other process that could."""
+
+    def release(self) -> None:
+        """See `Claim.release`."""
+
+
+FREE = _Free()
 
 
 class MemoryStore:
@@ -40,6 +50,14 @@ class MemoryStore:
         self._keys: dict[tuple[str, str], LiveLog] = {}
         self._closed = False
         self._lock = threading.Lock()
+
+    def must_take(self) -> None:
+        """See `Store.must_take`."""
+        self._must_be_open()
+
+    def claim(self, scope: str, key: str) -> Claim | None:
+        """See `Store.claim`."""
+        return FREE if self.by_key(scope, key) is None else None
 
     def begin(self, head: Head) -> tuple[LiveLog, bool]:
         """See `Store.begin`."""

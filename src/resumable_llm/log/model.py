@@ -216,8 +216,8 @@ class Log(Protocol):
         First subscribe, then read: then nothing is missed.
 
         Args:
-            wake: Called from whichever thread has brought the news. Must neither block nor raise, and must not use the
-                log. Where it raises, it is not called again.
+            wake: Called from whichever thread has brought the news. Must neither block nor raise, and may read the log,
+                but not change it. Where it raises, it is not called again.
 
         Returns:
             What ends the subscription.
@@ -235,6 +235,14 @@ class Log(Protocol):
         ...
 
 
+class Claim(Protocol):
+    """The right to begin a log. If nobody holds it any more, it lapses some seconds later, as with its process."""
+
+    def release(self) -> None:
+        """Give it back at once, unless the log was begun. Never waits, and never fails."""
+        ...
+
+
 class Store(Protocol):
     """Where logs are kept. Every method may be called from any thread."""
 
@@ -247,7 +255,28 @@ class Store(Protocol):
     def remote(self) -> bool:
         """Whether `begin`, `find`, `by_key`, `delete`, `sweep` and `Log.reopen` wait for another machine.
 
-        Whoever has an event loop calls them in a thread then. Everything else of a log never waits for the network.
+        So does `claim`. Whoever has an event loop calls them in a thread then. All else never waits for the network.
+        """
+        ...
+
+    def must_take(self) -> None:
+        """Raise where it is known that no log can begin now.
+
+        Raises:
+            StoreFailed: The store cannot write, or is closed.
+        """
+        ...
+
+    def claim(self, scope: str, key: str) -> Claim | None:
+        """Have the right to begin the log of a key, so that no other process does what is needed for it meanwhile.
+
+        Within this process anybody may have it.
+
+        Returns:
+            The right, until the log begins; None if another process has it, or the log was begun.
+
+        Raises:
+            StoreFailed: The store cannot write, or is closed.
         """
         ...
 

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
+import itertools
 import time
 import uuid
 from collections.abc import Callable
@@ -33,10 +35,10 @@ from resumable_llm.log.errors import Expired, Missing, StoreFailed
 from resumable_llm.log.memory import MAX_LOG_BYTES, require_same_request
 from resumable_llm.log.model import Head
 from resumable_llm.log.redis_catalog import Catalog
-from resumable_llm.log.redis_link import Link
+from resumable_llm.log.redis_link import TROUBLE, Link
 from resumable_llm.log.redis_log import RedisLog, head_of_json, head_to_json
-from resumable_llm.log.redis_scripts import BEGIN, DELETE, FIND, FIRST_ENTRIES, SWEEP
-from resumable_llm.log.redis_writer import SAFETY_MILLISECONDS, Writer
+from resumable_llm.log.redis_scripts import BEGIN, CLAIM, DELETE, FIND, FIRST_ENTRIES, RELEASE, SWEEP
+from resumable_llm.log.redis_writer import SAFETY_MILLISECONDS, RedisClaim, Writer
 
 
 class RedisStore:
@@ -86,6 +88,7 @@ class RedisStore:
             max_log_bytes=max_log_bytes,
             clock=clock,
         )
+        self._claims = itertools.count()
         self._tasks: list[asyncio.Task[None]] = []
         try:
             self._link.ask(self._open)
@@ -99,6 +102,14 @@ class RedisStore:
     def interrupted(self) -> int:
         """How many logs were found whose owner had died."""
         return self._writer.interrupted
+
+    def must_take(self) -> None:
+        """See `Store.must_take`. Whether Redis answers is found out every second, and not now."""
+        self._writer.must_take()
+
+    def claim(self, scope: str, key: str) -> RedisClaim | None:
+        """See `Store.claim`."""
+        return self._link.ask(self._claim, self._catalog.key_name(scope, key), self._catalog.claim_name(scope, key))
 
     def begin(self, head: Head) -> tuple[RedisLog, bool]:
         """See `Store.begin`."""
@@ -150,7 +161,7 @@ class RedisStore:
         known = self._catalog.by_key(head.scope, head.key) or self._catalog.by_id(head.scope, head.id)
         if known is not None and known.expired(self._clock()):
             await self._writer.flush()  # Redis may not know that it has ended
-        stream = uuid.uuid4().hex
+        stream, claim = uuid.uuid4().hex, self._catalog.claim_name(head.scope, head.key)
         with self._writer.coming(stream):
             gone, *found = await self._link.run(
                 BEGIN,
@@ -158,12 +169,14 @@ class RedisStore:
                 stream,
                 self._catalog.id_name(head.scope, head.id),
                 self._catalog.key_name(head.scope, head.key),
+                claim,
                 repr(self._clock()),
                 head_to_json(head),
                 repr(head.ttl),
                 head.upstream,
                 SAFETY_MILLISECONDS,
             )
+            self._writer.claims.pop(claim, None)
             self._drop(gone)
             if not found:
                 log = RedisLog(self._writer, stream, head, owned=True)
@@ -173,6 +186,24 @@ class RedisStore:
         log = await self._copy(found[0])
         require_same_request(log.head, head)
         return log, False
+
+    async def _claim(self, key: str, name: str) -> RedisClaim | None:
+        claim = RedisClaim(name, f"{self._me}:{next(self._claims)}", self._give_back)
+        lease = self._writer.lease_milliseconds
+        if not await self._link.run(CLAIM, claim.value, key, name, repr(self._clock()), lease):
+            return None
+        self._writer.claims[name] = claim
+        return claim
+
+    def _give_back(self, claim: RedisClaim) -> None:
+        if self._writer.claims.get(claim.name) is claim:  # it was not used
+            self._link.start(self._release, claim)
+
+    async def _release(self, claim: RedisClaim) -> None:
+        if self._writer.claims.get(claim.name) is claim:
+            del self._writer.claims[claim.name]  # so it lapses, should Redis not hear of it
+        with contextlib.suppress(*TROUBLE):
+            await self._link.run(RELEASE, claim.value, claim.name)
 
     async def _find(self, name: str) -> RedisLog | None:
         found = await self._link.run(FIND, name)

@@ -32,6 +32,10 @@ class Catalog:
         """What Redis knows an idempotency key by; "" for none."""
         return f"{self._root}key:{len(scope)}:{scope}:{key}" if key else ""
 
+    def claim_name(self, scope: str, key: str) -> str:
+        """Where it is said who has the right to begin the log of an idempotency key; "" for none."""
+        return f"{self._root}claim:{len(scope)}:{scope}:{key}" if key else ""
+
     def events_name(self, stream: str) -> str:
         """Where the entries of a log are."""
         return f"{self._root}events:{stream}"

@@ -93,6 +93,12 @@ class Link:
         except TROUBLE as error:
             raise StoreFailed(f"Redis does not answer as it should: {error}") from error
 
+    def start(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+        """Have something done in the link's thread, which must not fail, unless the link is closed."""
+        with self._gate:
+            if not self.closing:
+                asyncio.run_coroutine_threadsafe(work(*arguments), self._loop)
+
     def post(self, call: Callable[[], object]) -> None:
         """Have something called in the link's thread, unless the link is closed."""
         with self._gate:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from resumable_llm.log.errors import LogEnded
-from resumable_llm.log.live import LiveLog
 from resumable_llm.log.model import Head, State
 from resumable_llm.log.redis_link import Entry
 from resumable_llm.log.redis_scripts import HIGHEST
+from resumable_llm.log.written import Keeper, WrittenLog
 
 _NUMBERS = struct.Struct("<7I")
 _OVERHEAD = 32 + _NUMBERS.size
@@ -25,27 +25,12 @@ Position = tuple[int, int]
 """The id of an entry: its epoch, counted from 1, and its number."""
 
 
-class Owner(Protocol):
+class Owner(Keeper, Protocol):
     """What a log asks of its store."""
-
-    strict: bool
-    max_log_bytes: int
-    clock: Callable[[], float]
-
-    refuses: bool
-    """Whether nothing more is taken."""
 
     @property
     def closed(self) -> bool:
         """Whether nothing is written any more."""
-        ...
-
-    def refuse(self) -> NoReturn:
-        """Raise, and say why."""
-        ...
-
-    def mark(self, log: RedisLog) -> None:
-        """There is something to write."""
         ...
 
     def wish(self, log: RedisLog, state: State, reason: str) -> None:
@@ -56,16 +41,8 @@ class Owner(Protocol):
         """Take it over."""
         ...
 
-    def let_go(self, log: RedisLog) -> None:
-        """It is not ours any more."""
-        ...
 
-    def wait(self, reached: Callable[[], bool], seconds: float | None) -> None:
-        """Block until Redis has something."""
-        ...
-
-
-class RedisLog(LiveLog):
+class RedisLog(WrittenLog[Owner]):
     """A log of a `RedisStore`, made by it alone.
 
     Args:
@@ -76,10 +53,10 @@ class RedisLog(LiveLog):
         note: The latest, as far as Redis has told.
     """
 
-    __slots__ = ("_dirty", "_durable", "_noted", "_store", "_taken", "_wished", "name", "owned", "position", "stream")
+    __slots__ = ("_taken", "_wished", "name", "owned", "position", "stream")
 
     def __init__(self, store: Owner, stream: str, head: Head, *, owned: bool, note: str | None = None) -> None:
-        super().__init__(head, store.max_log_bytes, store.clock)
+        super().__init__(store, head, durable=0)
         if note is not None:
             self.upstream = note
         self.stream = stream
@@ -88,26 +65,11 @@ class RedisLog(LiveLog):
         """Whether this process has the right to write it, as far as it knows."""
         self.position: Position = (1, 0) if owned else (0, 0)
         """The last entry that a copy has been told."""
-        self._store = store
-        self._durable = 0
-        self._noted: str | None = None
-        """A note that is not in Redis."""
-        self._dirty = False
-        """Whether the store knows that there is something to write."""
         self._taken: tuple[int, str | None, State] = (0, None, State.RUNNING)
         """What is being written: the number of the last event, the note, and the state."""
         self._wished = False
         if not owned:
             self._fate = State.INTERRUPTED  # for whoever would append
-
-    def append(self, frames: Sequence[bytes], *, note: str | None = None, wait: bool = True) -> int:
-        """See `Log.append`."""
-        if self._store.refuses:
-            self._store.refuse()
-        number = super().append(frames, note=note)
-        if wait and self._store.strict:
-            self.wait_durable(number)
-        return number
 
     def end(self, state: State, reason: str = "") -> bool:
         """See `Log.end`. Of another's log this is a wish, and `State.CANCELLED` the only one.
@@ -132,22 +94,6 @@ class RedisLog(LiveLog):
         if self._store.refuses:
             self._store.refuse()
         self._store.reopen(self)
-
-    @property
-    def durable(self) -> int:
-        """The number of the last event that Redis has told us it has."""
-        return self._durable
-
-    def wait_durable(self, number: int, seconds: float | None = None) -> None:
-        """See `Log.wait_durable`."""
-        self._store.wait(lambda: self._gone or self._durable >= number, seconds)
-        with self._lock:
-            self._must_exist()
-
-    def drop(self) -> None:
-        """The store has forgotten the log."""
-        super().drop()
-        self._store.let_go(self)
 
     # For the one that writes, in the store's thread.
 
@@ -323,25 +269,11 @@ class RedisLog(LiveLog):
         if self._store.strict:
             self._wake()
 
-    def _note(self, note: str) -> None:
-        super()._note(note)
-        self._noted = note
-
-    def _changed(self, *, turns: bool) -> bool:
-        if not self._dirty:
-            self._mark()
-        return not self._store.strict and super()._changed(turns=turns)
-
     def _must_run(self) -> None:
         self._must_exist()
         if not self.owned and self.state is State.RUNNING:
             raise LogEnded("another process writes the log")
         super()._must_run()
-
-    def _mark(self) -> None:
-        if not self._dirty:
-            self._dirty = True
-            self._store.mark(self)
 
     @property
     def _epoch(self) -> int:

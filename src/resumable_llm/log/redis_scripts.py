@@ -4,7 +4,9 @@
 
 - ``log:<stream>``, a hash: the head, the names, the latest note, the state, and the pen;
 - ``events:<stream>``, a stream: everything that readers are told, in order (below);
-- ``id:...`` and ``key:...``, which name it.
+- ``id:...`` and ``key:...``, which name it;
+- before it begins, ``claim:...``: who asks a provider for what will be in it, so that no other process does so too.
+  It lapses like a lease.
 
 Of a store there are ``leases`` (who lives, until when), ``ended`` (what may be swept, and when), and of each process
 that has it open ``running:<owner>`` (its logs) and ``control:<owner>`` (what others have done to them).
@@ -33,6 +35,12 @@ local root = KEYS[1]
 local HIGHEST = '{HIGHEST}'
 local function log_of(stream) return root .. 'log:' .. stream end
 local function events_of(stream) return root .. 'events:' .. stream end
+
+local function stands(stream, now)
+  if not stream or redis.call('EXISTS', log_of(stream)) == 0 then return false end
+  local over = redis.call('ZSCORE', root .. 'ended', stream)
+  return not over or tonumber(over) > tonumber(now)
+end
 
 local function keep(stream, ms)
   redis.call('PEXPIRE', log_of(stream), ms)
@@ -87,13 +95,12 @@ end
 BEGIN = (
     _COMMON
     + """
-local me, stream, id, key, now, head, ttl, note, ms = unpack(ARGV)
+local me, stream, id, key, claim, now, head, ttl, note, ms = unpack(ARGV)
 local gone = {}
 for _, name in ipairs({key, id}) do
   local known = name ~= '' and redis.call('GET', name)
   if known and redis.call('EXISTS', log_of(known)) == 1 then
-    local over = redis.call('ZSCORE', root .. 'ended', known)
-    if not over or tonumber(over) > tonumber(now) then return {gone, found(known)} end
+    if stands(known, now) then return {gone, found(known)} end
     forget(known, me)
     gone[#gone + 1] = known
   end
@@ -102,7 +109,10 @@ redis.call('HSET', log_of(stream), 'head', head, 'id', id, 'key', key, 'ttl', tt
   'owner', me, 'state', 'running', 'pen', me .. ':1-0')
 redis.call('XADD', events_of(stream), '1-0', 'o', 0)
 redis.call('SET', id, stream)
-if key ~= '' then redis.call('SET', key, stream) end
+if key ~= '' then
+  redis.call('SET', key, stream)
+  redis.call('DEL', claim)
+end
 redis.call('SADD', root .. 'running:' .. me, stream)
 redis.call('PEXPIRE', root .. 'running:' .. me, ms)
 keep(stream, ms)
@@ -110,6 +120,25 @@ return {gone}
 """
 )
 """The log of a request: what has expired is forgotten, what is there is told, or else it begins."""
+
+CLAIM = (
+    _COMMON
+    + """
+local mine, key, claim, now, ms = unpack(ARGV)
+if stands(redis.call('GET', key), now) then return 0 end
+local holder = redis.call('GET', claim)
+if holder and string.match(holder, '^[^:]*') ~= string.match(mine, '^[^:]*') then return 0 end
+redis.call('SET', claim, mine, 'PX', ms)
+return 1
+"""
+)
+"""Have the right to begin the log of a key, unless it was begun or another process has it."""
+
+RELEASE = """
+local mine, claim = unpack(ARGV)
+if redis.call('GET', claim) == mine then redis.call('DEL', claim) end
+"""
+"""Give it back."""
 
 FIND = (
     _COMMON
@@ -251,11 +280,14 @@ return {#over, gone}
 TICK = (
     _COMMON
     + """
-local me, lease, now, reason, ms, renew = unpack(ARGV)
+local me, lease, now, reason, ms, renew = unpack(ARGV, 1, 6)
 local time = redis.call('TIME')
 time = time[1] * 1000 + math.floor(time[2] / 1000)
 local added = redis.call('ZADD', root .. 'leases', string.format('%.17g', time + lease), me)
 redis.call('PEXPIRE', root .. 'leases', ms)
+for at = 7, #ARGV, 2 do
+  if redis.call('GET', ARGV[at]) == ARGV[at + 1] then redis.call('PEXPIRE', ARGV[at], lease) end
+end
 local interrupted = 0
 local lapsed = redis.call('ZRANGEBYSCORE', root .. 'leases', '-inf', string.format('%.17g', time))
 for _, owner in ipairs(lapsed) do
@@ -276,7 +308,7 @@ end
 return {added, interrupted}
 """
 )
-"""Renew one's lease, and interrupt the logs of those whose leases have lapsed."""
+"""Renew one's lease and one's claims, and interrupt the logs of those whose leases have lapsed."""
 
 LEAVE = """
 local me = ARGV[1]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 from resumable_llm.log.errors import LogEnded, Missing, StoreFailed
 from resumable_llm.log.model import State
@@ -50,6 +51,27 @@ _UNKNOWN = "nobody knows how it ended"
 _CLOSED = "the process that wrote it was stopped"
 
 
+class RedisClaim:
+    """The right to begin a log. It is renewed for as long as somebody holds it.
+
+    Args:
+        name: Where Redis has it.
+        value: What is there: who has it, and the how many-eth of his it is.
+        give_back: Called to release it.
+    """
+
+    __slots__ = ("__weakref__", "_give_back", "name", "value")
+
+    def __init__(self, name: str, value: str, give_back: Callable[[RedisClaim], object]) -> None:
+        self.name = name
+        self.value = value
+        self._give_back = give_back
+
+    def release(self) -> None:
+        """See `Claim.release`."""
+        self._give_back(self)
+
+
 class Writer:
     """Writes the logs of one process.
 
@@ -80,6 +102,8 @@ class Writer:
         self.max_log_bytes = max_log_bytes
         self.clock = clock
         self.interrupted = 0
+        self.claims: WeakValueDictionary[str, RedisClaim] = WeakValueDictionary()
+        """Rights to begin a log, by where Redis has them."""
         self.refuses = False
         self.follower = Follower(link, catalog, me, self.look, self.trouble)
         self._link = link
@@ -113,6 +137,16 @@ class Writer:
     def closed(self) -> bool:
         """Whether nothing is written any more."""
         return self._link.closing
+
+    @property
+    def lease_milliseconds(self) -> int:
+        """How soon what is ours lapses when we have died."""
+        return int(self._lease * 1000)
+
+    def must_take(self) -> None:
+        """Raise where Redis did not answer as it should when it was asked last."""
+        if self._failure is not None or self.closed:
+            self.refuse()
 
     def refuse(self) -> NoReturn:
         """Raise, and say why."""
@@ -239,7 +273,14 @@ class Writer:
         now = time.monotonic()
         keep = now >= self._kept + SAFETY_MILLISECONDS / 3000
         added, interrupted = await self._link.run(
-            TICK, self._me, self._lease * 1000, repr(self.clock()), _DIED, SAFETY_MILLISECONDS, int(keep)
+            TICK,
+            self._me,
+            self.lease_milliseconds,
+            repr(self.clock()),
+            _DIED,
+            SAFETY_MILLISECONDS,
+            int(keep),
+            *[part for claim in self.claims.values() for part in (claim.name, claim.value)],
         )
         if keep:
             self._kept = now

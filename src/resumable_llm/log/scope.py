@@ -6,7 +6,6 @@ as users behind one key, is not told apart here.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -35,7 +34,7 @@ def scope_of(secret: bytes, headers: Pairs, query: bytes) -> str:
 
 def fingerprint_of(secret: bytes, method: str, path: bytes, query: bytes, body: bytes) -> str:
     """What a request asks for, whoever asks. Keyed, for a prompt may be short enough to be guessed."""
-    kept = b"&".join(raw for name, _, raw in _fields(query) if name not in _FIELDS)
+    kept = b"&".join([raw for name, _, raw in _fields(query) if name not in _FIELDS])
     return _digest(secret, b"request", method.encode(), path, kept, body)
 
 
@@ -61,15 +60,14 @@ def secret_beside(path: Path) -> bytes:
 
 def _fields(query: bytes) -> list[tuple[bytes, bytes, bytes]]:
     """Name, value and raw text of each field."""
-    fields = []
-    for raw in query.split(b"&"):
+    fields: list[tuple[bytes, bytes, bytes]] = []
+    for raw in query.split(b"&") if query else ():
         name, _, value = raw.partition(b"=")
         fields.append((unquote_to_bytes(name).lower(), value, raw))
     return fields
 
 
 def _digest(secret: bytes, *parts: bytes) -> str:
-    keyed = hmac.new(secret, digestmod=hashlib.sha256)
-    for part in parts:
-        keyed.update(len(part).to_bytes(8, "big") + part)  # so that no two lists of parts look alike
-    return keyed.hexdigest()
+    # With their lengths, so that no two lists of parts look alike. At once: an object to update takes twice as long.
+    told = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)])
+    return hmac.digest(secret, told, "sha256").hex()

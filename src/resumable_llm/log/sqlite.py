@@ -17,41 +17,60 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
+from typing import NoReturn, Protocol
 from weakref import WeakValueDictionary
 
 from resumable_llm.log.database import Block, Change, Database, Record
 from resumable_llm.log.errors import Expired, Missing, StoreFailed
 from resumable_llm.log.extents import Extents
 from resumable_llm.log.live import LiveLog
-from resumable_llm.log.memory import MAX_LOG_BYTES, require_same_request
-from resumable_llm.log.model import MAX_READ, Head, Slice, State
+from resumable_llm.log.memory import FREE, MAX_LOG_BYTES, require_same_request
+from resumable_llm.log.model import MAX_READ, Claim, Head, Slice, State
+from resumable_llm.log.recent import Recent
+from resumable_llm.log.written import Keeper, WrittenLog
 
 _RETRY_SECONDS = 0.5
 """How long to wait before what could not be written is tried again."""
 
+_MAX_RECENT_BYTES = 8 * 1024 * 1024
+"""How much is kept of what was read in the file. Without it, each of a thousand readers who come back at once for the
+same events has the log found, unpacked and cut anew, which is half of the CPU that it takes to serve one."""
 
-class SqliteLog(LiveLog):
+_new = tuple.__new__  # a named tuple's own constructor costs twice as much
+_RUNNING = State.RUNNING  # a member of an enumeration is slow to look up
+
+_ON_DISK = Slice(b"", -1)
+"""What a log in memory says of events that are not there any more."""
+
+
+class Filer(Keeper, Protocol):
+    """What a log asks of its store."""
+
+    recent: Recent
+    """What logs were asked for lately that is not in memory."""
+
+    def reading(self) -> AbstractContextManager[Callable[[int], Block | None]]:
+        """See `Database.reading`."""
+        ...
+
+
+class SqliteLog(WrittenLog[Filer]):
     """A log of a `SqliteStore`, made by it alone."""
 
-    __slots__ = ("_begun", "_dirty", "_durable", "_extents", "_noted", "_store", "_turned", "stream")
+    __slots__ = ("_extents", "_told", "stream")
 
-    def __init__(self, store: SqliteStore, stream: int, head: Head, record: Record | None = None) -> None:
-        super().__init__(head, store.max_log_bytes, store.clock)
+    def __init__(self, store: Filer, stream: int, head: Head, record: Record | None = None) -> None:
+        super().__init__(store, head, durable=-1)
         self.stream = stream
-        self._durable = -1
-        self._store = store
         self._extents = Extents()
-        self._turned = True
-        """Whether the row has to follow."""
-        self._noted: str | None = None
-        """A note that is not on disk."""
-        self._dirty = False
-        """Whether the store knows that there is something to write."""
+        self._told: tuple[State, int] | None = None
+        """What its row says of it: the state, and how often it was reopened."""
         if record is not None:
-            self._turned = False
+            self._told = record.state, len(record.reopened)
             self._extents = record.extents
             self._reopened = record.reopened
             self._base = self.last = self._durable = record.last
@@ -63,14 +82,6 @@ class SqliteLog(LiveLog):
         else:
             self._mark()
 
-    def append(self, frames: Sequence[bytes], *, note: str | None = None, wait: bool = True) -> int:
-        """See `Log.append`."""
-        self._store.must_write()
-        number = super().append(frames, note=note)
-        if wait and self._store.strict:
-            self.wait_durable(number)
-        return number
-
     def end(self, state: State, reason: str = "") -> bool:
         """See `Log.end`."""
         try:
@@ -80,34 +91,14 @@ class SqliteLog(LiveLog):
 
     def reopen(self) -> None:
         """See `Log.reopen`."""
-        self._store.must_write()
+        if self._store.refuses:
+            self._store.refuse()
         super().reopen()
 
     def read(self, after: int, max_bytes: int = MAX_READ) -> Slice:
         """See `Log.read`."""
-        with self._lock:
-            self._must_exist()
-            self._must_have(after)
-            if after >= self._base:
-                return self._read(after, max_bytes)
-            base = self._base
-        return self._read_file(after, base, max_bytes)
-
-    @property
-    def durable(self) -> int:
-        """See `Log.durable`."""
-        return self._durable
-
-    def wait_durable(self, number: int, seconds: float | None = None) -> None:
-        """See `Log.wait_durable`."""
-        self._store.wait(lambda: self._gone or self._durable >= number, seconds)
-        with self._lock:
-            self._must_exist()
-
-    def drop(self) -> None:
-        """The store has forgotten the log."""
-        super().drop()
-        self._store.let_go(self)
+        found = LiveLog.read(self, after, max_bytes)  # not super(), which is slow before Python 3.12
+        return self._read_behind(after, max_bytes) if found is _ON_DISK else found
 
     @property
     def extents(self) -> Extents:
@@ -122,21 +113,26 @@ class SqliteLog(LiveLog):
                 return None
             last = self._base + len(self._frames)
             note, self._noted = self._noted, None
-            turned, self._turned = self._turned, False
-            frames = self._frames[max(self._durable, 0) - self._base :]
-            row = self._record(last) if turned else None
-            return Change(self.stream, self._extents, last, frames, note, row, begins=self._durable < 0)
+            told, self._told = self._told, (self._fate, len(self._reopened))
+            durable = self._durable
+            frames = self._frames[max(durable, 0) - self._base :]
+            row = self._record(last) if told != self._told else None
+            return _new(Change, (self.stream, self._extents, last, frames, note, row, durable < 0))
 
     def give_back(self, change: Change) -> None:
         """The writer could not write it."""
         with self._lock:
-            self._turned = self._turned or change.row is not None
+            if change.row is not None:
+                self._told = None
             if self._noted is None:
                 self._noted = change.note
             self._mark()
 
     def settle(self, change: Change) -> None:
         """The writer has written it."""
+        if self._fate is _RUNNING and not self._store.strict:
+            self._durable = change.last  # without the lock: should it end just now, there is more to write and settle
+            return
         with self._lock:
             if self._gone:
                 return
@@ -151,21 +147,8 @@ class SqliteLog(LiveLog):
         if self._store.strict:
             self._wake()
 
-    def _note(self, note: str) -> None:
-        super()._note(note)
-        self._noted = note
-
-    def _changed(self, *, turns: bool) -> bool:
-        self._turned = self._turned or turns
-        self._mark()
-        if self._store.strict:
-            return False
-        return super()._changed(turns=turns)
-
-    def _mark(self) -> None:
-        if not self._dirty:
-            self._dirty = True
-            self._store.mark(self)
+    def _read(self, after: int, max_bytes: int) -> Slice:
+        return super()._read(after, max_bytes) if after >= self._base else _ON_DISK
 
     def _record(self, last: int) -> Record:
         return Record(
@@ -180,6 +163,17 @@ class SqliteLog(LiveLog):
             reopened=self._reopened,
             extents=self._extents,
         )
+
+    def _read_behind(self, after: int, max_bytes: int) -> Slice:
+        """What is not in memory. Without the lock, for files take their time."""
+        recent, asked = self._store.recent, (after, max_bytes)
+        found = recent.find(self, asked)
+        if found is None:
+            found = self._read_file(after, self._base, max_bytes)
+            with self._lock:
+                self._must_exist()
+                recent.keep(self, asked, found)
+        return found
 
     def _read_file(self, after: int, base: int, max_bytes: int) -> Slice:
         parts: list[bytes] = []
@@ -219,6 +213,7 @@ class SqliteStore:
 
     Attributes:
         interrupted: How many logs were found whose writer had died.
+        refuses: Whether nothing more is taken, for the store is closed or cannot write.
 
     Raises:
         StoreInUse: Another process, or another store in this one, owns the file.
@@ -240,6 +235,8 @@ class SqliteStore:
         self.strict = strict
         self.max_log_bytes = max_log_bytes
         self.clock = clock
+        self.refuses = False
+        self.recent = Recent(_MAX_RECENT_BYTES)
         self._window = 0.0 if strict else flush_seconds
         self._database = Database(Path(path))
         self.interrupted = self._database.recover(clock())
@@ -265,9 +262,19 @@ class SqliteStore:
         # A daemon, so that a program without close() can end; but then too it shall not lose what it has appended.
         atexit.register(self.close)
 
+    def must_take(self) -> None:
+        """See `Store.must_take`."""
+        if self.refuses:
+            self.refuse()
+
+    def claim(self, scope: str, key: str) -> Claim | None:
+        """See `Store.claim`."""
+        self.must_take()
+        return FREE if self.by_key(scope, key) is None else None
+
     def begin(self, head: Head) -> tuple[SqliteLog, bool]:
         """See `Store.begin`."""
-        self.must_write()
+        self.must_take()
         with self._naming:
             now = self.clock()
             known = self._fresh(self._by_key(head.scope, head.key), now)
@@ -323,36 +330,38 @@ class SqliteStore:
         with self._queue:
             if self._closing:
                 return
-            self._closing = True
+            self._closing = self.refuses = True
             self._failure = None  # one more attempt
             self._work.notify()
         self._thread.join()
         self._database.close()
+        self.recent.clear()
         atexit.unregister(self.close)
         if self._failure is not None:
             raise StoreFailed("not all that was appended could be written") from self._failure
 
     # For its logs.
 
-    def must_write(self) -> None:
-        """Raise where the store cannot write."""
+    def refuse(self) -> NoReturn:
+        """Raise, and say why."""
         if self._closing:
             raise StoreFailed("the store is closed")
         failure = self._failure
-        if failure is not None:
-            raise StoreFailed(f"the store cannot write: {failure}") from failure
+        raise StoreFailed(f"the store cannot write: {failure}") from failure
 
     def mark(self, log: SqliteLog) -> None:
         """There is something to write."""
         with self._queue:
             if self._stopped:
                 raise StoreFailed("the store is closed")
-            self._hurry()
+            if not self._dirty:
+                self._hurry()
             self._dirty.append(log)
             self._live.add(log)
 
     def let_go(self, log: SqliteLog) -> None:
         """All of it is on disk, or it is forgotten."""
+        self.recent.forget(log)
         with self._queue:
             self._live.discard(log)
 
@@ -361,9 +370,8 @@ class SqliteStore:
         with self._done:
             if not self._done.wait_for(lambda: reached() or self._stopped or self._failure, seconds):
                 raise TimeoutError
-            if reached():
-                return
-        self.must_write()
+            if not reached():
+                self.refuse()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[int], Block | None]]:
@@ -467,7 +475,7 @@ class SqliteStore:
             for log, change in taken:
                 log.give_back(change)
             with self._queue:
-                self._failure = error
+                self._failure, self.refuses = error, True
                 self._due = time.monotonic() + _RETRY_SECONDS
                 self._done.notify_all()
             return
@@ -476,5 +484,5 @@ class SqliteStore:
         with self._queue:
             for stream in doomed:
                 del self._doomed[stream]
-            self._failure = None
+            self._failure, self.refuses = None, self._closing
             self._done.notify_all()
