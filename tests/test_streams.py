@@ -4,7 +4,8 @@ import gc
 import importlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 import resumable_llm as rl
 from resumable_llm.core.events import Fields
 from resumable_llm.dialects import LastEventId
+from resumable_llm.log import MemoryStore
 from tests.core import artificial
 from tests.in_memory import (
     ACCEPT,
@@ -30,6 +32,9 @@ from tests.in_memory import (
     policy,
     transport,
 )
+from tests.sockets.clients import FOREIGN_GENERATORS
+
+pytestmark = FOREIGN_GENERATORS
 
 
 @pytest.fixture(params=FAMILIES)
@@ -165,7 +170,6 @@ def test_leaving_early_lets_go(family: str) -> None:
     assert data(stream) == []
 
 
-@pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")  # trio complains of the family's own
 async def test_leaving_early_lets_go_async(family: str) -> None:
     http = async_client(family, Said(numbered(1, 2)))
     async with rl.aconnect_sse(http, "GET", EVENTS_URL) as stream:
@@ -679,6 +683,338 @@ def test_nothing_is_left_of_a_complete_answer(family: str) -> None:
 def test_a_checkpoint_of_a_dialect_that_is_not_known(family: str) -> None:
     with pytest.raises(ValueError, match="unknown dialect 'nonsense'"):
         rl.resume_sse(client(family), rl.Checkpoint("nonsense", "GET", EVENTS_URL))
+
+
+# With a journal
+
+
+@dataclass
+class Told:
+    """What came of one call with a journal."""
+
+    events: list[str]
+    requests: list[Any]
+    notices: list[str]
+    status: int = 0
+    report: rl.Report = field(default_factory=rl.Report)
+    error: Exception | None = None
+
+
+class Caller:
+    """Makes the same call again and again, each time as another process would: with a client of its own."""
+
+    def __init__(self, family: str, colour: str, journal: Any) -> None:
+        self.family = family
+        self.colour = colour
+        self.journal = journal
+
+    def call(
+        self,
+        *script: Said,
+        method: str = "POST",
+        url: str = EVENTS_URL,
+        take: int | None = None,
+        cancel: bool = False,
+        client_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Told:
+        """Make the call and read ``take`` of its events, or all."""
+        http = (client if self.colour == "sync" else async_client)(self.family, *script, **(client_options or {}))
+        told = Told([], requests(http), [])
+        options = {"idempotency_key": "cell-7", "policy": policy(), "journal": self.journal, **options}
+        if method == "POST":
+            options = {"json": {"a": 1}, **options}
+        options["on_event"] = lambda notice: told.notices.append(notice.kind)
+        try:
+            if self.colour == "sync":
+                self._read(rl.connect_sse(http, method, url, **options), told, take, cancel)
+            else:
+                anyio.run(
+                    self._aread, rl.aconnect_sse(http, method, url, **options), told, take, cancel, backend=self.colour
+                )
+        except rl.ResumableError as error:
+            told.error = error
+        return told
+
+    def _read(self, opened: Any, told: Told, take: int | None, cancel: bool) -> None:
+        with opened as stream:
+            told.status = stream.response.status_code
+            try:
+                for event in stream:
+                    told.events.append(repr(event))
+                    if len(told.events) == take:
+                        if cancel:
+                            stream.cancel()
+                        break
+            finally:
+                told.report = stream.report
+
+    async def _aread(self, opened: Any, told: Told, take: int | None, cancel: bool) -> None:
+        async with opened as stream:
+            told.status = stream.response.status_code
+            try:
+                async for event in stream:
+                    told.events.append(repr(event))
+                    if len(told.events) == take:
+                        if cancel:
+                            await stream.cancel()
+                        break
+            finally:
+                told.report = stream.report
+
+
+@pytest.fixture(params=["sync", "asyncio", "trio"])
+def caller(request: pytest.FixtureRequest, family: str) -> Caller:
+    return Caller(family, request.param, MemoryStore())
+
+
+def read_by_httpx_sse(*blocks: bytes) -> list[str]:
+    return as_httpx_sse_reads(b"".join(blocks))
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+def test_what_was_received_and_then_the_rest(caller: Caller, taken: int) -> None:
+    whole = numbered(1, 2, 3, 4)
+    first = caller.call(Said(whole, status=201), take=taken)
+    assert (first.events, first.status, first.notices) == (read_by_httpx_sse(*whole[:taken]), 201, [])
+    second = caller.call(Said(whole[taken:]), Said(status=204))
+    assert (second.events, second.status) == (read_by_httpx_sse(*whole), 201)
+    assert second.requests[0].headers["last-event-id"] == str(taken)
+    assert second.requests[0].headers["idempotency-key"] == "cell-7"
+    assert (second.report.events, second.report.journaled) == (4, taken)
+    assert second.notices[:2] == ["journal", "resume"]
+    third = caller.call()
+    assert (third.events, third.requests, third.status) == (second.events, [], 201)
+    assert (third.report.attempts, third.report.journaled, third.notices) == (0, 4, ["journal", "end"])
+
+
+def test_events_of_a_journal_are_those_of_httpx_sse(caller: Caller) -> None:
+    """With comments, a byte order mark, odd line ends, ids that come without an event, and events without an id."""
+    pieces = [
+        PLAIN,
+        b"id: 5\n\n",
+        b"data: a\n\nid: 6\n\n",
+        b"data: b\n\n: ping\n\n",
+        b"id: 7\ndata: c\n\n",
+        b"id\n\ndata: d\n\n",
+    ]
+    first = caller.call(Said(pieces), Said(status=204))
+    odd = [("a", "5"), ("b", "6"), ("c", "7"), ("d", "")]
+    assert first.events == as_httpx_sse_reads(PLAIN) + [repr(httpx_sse.ServerSentEvent(None, *each)) for each in odd]
+    again = caller.call()
+    assert (again.events, again.requests) == (first.events, [])
+
+
+def test_an_id_without_an_event_is_that_of_the_events_behind_it_alone(caller: Caller) -> None:
+    pieces = [b"data: a\n\nid: 5\n\n", b"data: b\n\n", b"data: c\n\n"]
+    first = caller.call(Said(pieces), take=2)
+    assert first.events == [repr(httpx_sse.ServerSentEvent(None, *each)) for each in (("a", ""), ("b", "5"))]
+    again = caller.call(Said(pieces[1:]), Said(status=204))
+    assert again.events == [*first.events, repr(httpx_sse.ServerSentEvent(None, "c", "5"))]
+    assert caller.call().events == again.events
+
+
+def test_an_answer_that_nobody_keeps_elsewhere(caller: Caller) -> None:
+    first = caller.call(Said(chat("Hel", "lo", "!")), url=CHAT_URL, json=CHAT, take=2)
+    again = caller.call(url=CHAT_URL, json=CHAT)
+    assert (again.events, again.requests) == (first.events, [])
+    assert isinstance(again.error, rl.CannotResume)
+    assert isinstance(again.error, importlib.import_module(caller.family).TransportError)
+    assert again.error.partial_text == "Hello"
+    options: dict[str, Any] = {"url": CHAT_URL, "json": CHAT, "fallback": "continue", "can_continue": True}
+    more = caller.call(Said(chat(" there", done=True)), **options)
+    assert (more.error, more.report.fidelity, len(more.requests)) == (None, "continued", 1)
+    assert caller.call(**options).events == more.events
+
+
+def test_an_answer_that_failed_fails_again(caller: Caller) -> None:
+    first = caller.call(Said(FAILED), url=CHAT_URL, json=CHAT)
+    again = caller.call(url=CHAT_URL, json=CHAT)
+    assert first.events == again.events
+    assert again.requests == []
+    for told in (first, again):
+        assert isinstance(told.error, rl.UpstreamFailed)
+        assert told.error.partial_text == "a"
+
+
+def test_a_call_that_was_refused_was_none(caller: Caller) -> None:
+    library = importlib.import_module(caller.family)
+    with pytest.raises(library.HTTPStatusError):
+        caller.call(Said([b"no"], status=401))
+    assert caller.call(Said(numbered(1)), Said(status=204)).error is None
+
+
+def test_closing_lets_the_server_go_on_and_cancel_does_not(caller: Caller) -> None:
+    pieces = chat("a", "b", done=True)
+    options: dict[str, Any] = {"url": CHAT_URL, "json": CHAT}
+    first = caller.call(Said(pieces, headers=LLAMA), take=1, **options)
+    assert [seen.method for seen in first.requests] == ["POST"]
+    again = caller.call(Said(pieces[1:], headers=LLAMA), Said(status=204), take=2, cancel=True, **options)
+    assert [seen.method for seen in again.requests] == ["GET", "DELETE"]
+    third = caller.call(**options)
+    assert (third.events, third.requests) == (again.events, [])
+    assert isinstance(third.error, rl.CannotResume)
+
+
+def test_lines_of_json_in_a_journal(caller: Caller) -> None:
+    lines = [b'{"message":{"content":"a"},"done":false}\n', b'{"message":{"content":"b"},"done":true}']
+    options: dict[str, Any] = {"url": OLLAMA, "json": {"model": "m", "stream": True, "messages": []}}
+    first = caller.call(Said([b"".join(lines)], headers=LINES), **options)
+    again = caller.call(**options)
+    assert (len(first.events), again.events, again.requests) == (2, first.events, [])
+
+
+def test_where_a_call_begins_is_a_part_of_it(caller: Caller) -> None:
+    first = caller.call(Said([b"data: x\n\n", *numbered(5)]), Said(status=204), method="GET", last_event_id="4")
+    again = caller.call(method="GET", last_event_id="4")
+    assert first.events == again.events
+    assert "id='4'" in first.events[0]
+    assert again.requests == []
+    other = caller.call(method="GET", last_event_id="5")
+    assert isinstance(other.error, rl.JournalRefused)
+    assert other.requests == []
+
+
+def test_the_callers_own_dialect_reads_its_answer_again(caller: Caller) -> None:
+    dialect = artificial.Cursor()
+    first = caller.call(Said([cursor_told("a"), b"data: x\n\n", b"data: y\n\n"]), dialect=dialect, take=2)
+    rest = Said([b"data: x\n\n", b"data: y\n\n", cursor_told("b", end="yes")])
+    again = caller.call(rest, dialect=dialect)
+    assert (again.error, again.events[:2], len(again.events)) == (None, first.events, 4)
+    assert again.requests[0].url == f"{EVENTS_URL}?last_event_id=a"
+    unknown = caller.call()
+    assert isinstance(unknown.error, rl.JournalRefused)
+
+
+def test_the_callers_own_end_is_known_again(caller: Caller) -> None:
+    end = b"id: 3\ndata: [END]\n\n"
+    caller.call(Said(numbered(1, 2)), terminal="[END]", take=1)
+    again = caller.call(Said([*numbered(2), end]), terminal="[END]")
+    assert (again.error, len(again.events), again.report.end_proved) == (None, 3, True)
+
+
+def test_a_wrapped_client_and_a_stream_have_the_same_answer(family: str) -> None:
+    """The one has whole slices, the other the events in them."""
+    store = MemoryStore()
+    wrapped = rl.wrap(client(family, Said([b"".join(numbered(1, 2)), *numbered(3)])), journal=store, policy=policy())
+    headers = {"accept": "text/event-stream", "idempotency-key": "cell-7"}
+    with wrapped.stream("POST", EVENTS_URL, json={"a": 1}, headers=headers) as response:
+        next(response.iter_raw())
+    heard = Caller(family, "sync", store).call(Said(numbered(3)), Said(status=204))
+    assert heard.events == as_httpx_sse_reads(b"".join(numbered(1, 2, 3)))
+
+
+def test_two_streams_of_one_call_read_one_connection(family: str) -> None:
+    store = MemoryStore()
+    http = client(family, Said(numbered(1, 2, 3)), Said(status=204))
+    options: dict[str, Any] = {"idempotency_key": "k", "journal": store, "policy": policy()}
+    with rl.connect_sse(http, "GET", EVENTS_URL, **options) as one:
+        assert next(iter(one)).id == "1"
+        with rl.connect_sse(http, "GET", EVENTS_URL, **options) as two:
+            assert [event.id for event in two] == ["1", "2", "3"]
+        assert [event.id for event in one] == ["2", "3"]
+        assert one.report == two.report
+    assert [seen.headers.get("last-event-id") for seen in requests(http)] == [None, "3"]
+
+
+async def test_two_streams_of_one_call_read_one_connection_async(family: str) -> None:
+    store = MemoryStore()
+    http = async_client(family, Said(numbered(1, 2, 3)), Said(status=204))
+    options: dict[str, Any] = {"idempotency_key": "k", "journal": store, "policy": policy()}
+    async with rl.aconnect_sse(http, "GET", EVENTS_URL, **options) as one:
+        assert (await anext(aiter(one))).id == "1"
+        async with rl.aconnect_sse(http, "GET", EVENTS_URL, **options) as two:
+            assert [event.id async for event in two] == ["1", "2", "3"]
+        assert [event.id async for event in one] == ["2", "3"]
+    assert len(requests(http)) == 2
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"auth": ("me", "secret")},
+        {"headers": {"authorization": "Bearer mine"}},
+        {"headers": {"x-api-key": "mine"}},
+        {"cookies": {"session": "mine"}},
+        {"base_url": "https://me:secret@api.example"},
+    ],
+)
+def test_others_do_not_see_the_answer(family: str, own: dict[str, Any]) -> None:
+    """Whatever way a client has to say who asks."""
+    caller = Caller(family, "sync", MemoryStore())
+    first = caller.call(Said(numbered(1)), Said(status=204), url="/events", client_options={**BASE, **own})
+    again = caller.call(url="/events", client_options={**BASE, **own})
+    assert (again.events, again.requests) == (first.events, [])
+    other = {name: OTHERS[name] for name in own}
+    answer = Said(numbered(9)), Said(status=204)
+    assert caller.call(*answer, url="/events", client_options={**BASE, **other}).events != first.events
+    answer = Said(numbered(9)), Said(status=204)
+    assert caller.call(*answer, url="/events", client_options=BASE).events != first.events
+
+
+BASE = {"base_url": "https://api.example"}
+OTHERS: dict[str, Any] = {
+    "auth": ("you", "secret"),
+    "headers": {"authorization": "Bearer yours"},
+    "cookies": {"session": "yours"},
+    "base_url": "https://you:secret@api.example",
+}
+
+
+def test_credentials_that_show_too_late(family: str) -> None:
+    """Whose answer it is must be known before anything is sent."""
+    library = importlib.import_module(family)
+
+    class Fetched(library.Auth):  # type: ignore[name-defined, misc]
+        def auth_flow(self, request: Any) -> Any:
+            yield library.Request("POST", "https://login.example/token")
+
+    for auth in (library.DigestAuth("me", "secret"), Fetched()):
+        http = client(family, auth=auth)
+        with pytest.raises(TypeError, match=f"those of {type(auth).__name__} are not"):
+            rl.connect_sse(http, "GET", EVENTS_URL, idempotency_key="k", journal=MemoryStore())
+        assert requests(http) == []
+
+
+def test_what_could_not_be_found_again(family: str) -> None:
+    http, other = client(family), async_client(family)
+    nameless: dict[str, Any] = {}
+    for options in (nameless, {"content": iter([b"body"]), "idempotency_key": "k"}):
+        with pytest.raises(TypeError, match="give an idempotency_key, by which"):
+            rl.connect_sse(http, "POST", EVENTS_URL, journal=MemoryStore(), **options)
+        with pytest.raises(TypeError, match="give an idempotency_key, by which"):
+            rl.aconnect_sse(other, "POST", EVENTS_URL, journal=MemoryStore(), **options)
+    with pytest.raises(TypeError, match="journal must be a path or a store"):
+        rl.connect_sse(http, "GET", EVENTS_URL, idempotency_key="k", journal=5)  # type: ignore[arg-type]
+    assert requests(http) == requests(other) == []
+
+
+def test_a_key_in_the_headers_is_a_key(caller: Caller) -> None:
+    options: dict[str, Any] = {"idempotency_key": None, "headers": {"Idempotency-Key": "mine"}}
+    first = caller.call(Said(numbered(1)), Said(status=204), **options)
+    again = caller.call(**options)
+    assert (again.events, again.requests) == (first.events, [])
+
+
+def test_a_journal_that_can_keep_no_more(family: str) -> None:
+    caller = Caller(family, "sync", MemoryStore(max_logs=1))
+    for _ in range(2):
+        told = caller.call(Said([b"".join(numbered(1, 2))]), Said(status=204))
+        assert (told.error, len(told.events), told.notices[0], len(told.requests)) == (None, 2, "journal", 2)
+
+
+async def test_leaving_a_journal_early_leaves_nobody_anything_to_complain_of(family: str) -> None:
+    options: dict[str, Any] = {"idempotency_key": "k", "journal": MemoryStore()}
+    http = async_client(family, Said(numbered(1, 2)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with rl.aconnect_sse(http, "GET", EVENTS_URL, **options) as stream:
+            async for _ in stream:
+                break
+        del stream
+        gc.collect()
+    assert [str(each.message) for each in caught if "resumable_llm." in str(each.message)] == []
+    assert http._transport.bodies[0].closed
 
 
 # Clients

@@ -5,9 +5,11 @@ httpx-sse's signatures and event type first. Knows HTTP families through `famili
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from httpx_sse import ServerSentEvent, SSEError
@@ -22,27 +24,51 @@ from resumable_llm.core.model import Checkpoint, Fallback, Report, RequestPlan, 
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
+from resumable_llm.drivers.handle import AsyncSource, Source
 from resumable_llm.drivers.sync_driver import SyncDriver
 from resumable_llm.families import Family, family_of
 from resumable_llm.policy import RetryPolicy, policy_or_default
-from resumable_llm.transports.call import BYPASS, end_generator, limits_of, new_key, plan_of, ways_of
+from resumable_llm.transports.call import (
+    BYPASS,
+    Call,
+    converse,
+    end_generator,
+    limits_of,
+    new_key,
+    passed_headers,
+    plan_of,
+    ways_of,
+)
+from resumable_llm.transports.journal import AsyncJournal, Journal
+from resumable_llm.transports.shelf import AnyJournal, Entry, Kept
 
 Terminal = str | Callable[[Fields], bool]
+
+Converse = Callable[..., Conversation]
+"""Makes the conversation about a call: from its start, or from a ``checkpoint`` with the ``past`` up to there."""
 
 
 class _Stream:
     """What the two streams have in common: everything but I/O."""
 
-    def __init__(self, client: Any, request: Any, conversation: Conversation, policy: RetryPolicy) -> None:
+    def __init__(
+        self, client: Any, request: Any, converse: Converse, policy: RetryPolicy, on_event: OnEvent | None
+    ) -> None:
+        self.response: Any = None
         self._client = client
         self._family = _family(client)
         self._first = request
+        self._converse = converse
         self._policy = policy
-        self._conversation = conversation
+        self._on_event = on_event
+        self._entry: Entry | None = None
+        self._conversation = converse()
+        self._conversation.pass_ids()
+        self._last_event_id = self._conversation.last_event_id
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The place behind the last event that iteration gave out."""
+        """The place behind the last event that iteration gave out; with a journal, where that stands."""
         return self._conversation.checkpoint
 
     @property
@@ -59,11 +85,22 @@ class _Stream:
         # Until the answer has begun that is the client's affair; then ours, who must not leave the origin.
         return {"follow_redirects": False} if self._conversation.answered else {}
 
+    def _find_again(self, kept: Kept) -> None:
+        self._conversation = self._converse(checkpoint=kept.start, past=kept.past)
+        self._conversation.pass_ids()
+        library = self._family.http
+        self.response = library.Response(kept.log.head.status, headers=kept.headers, request=self._first)
+
+    def _blocks(self, data: bytes) -> Sequence[bytes]:
+        if self._entry is None:
+            return (data,)  # the conversation gives them out one by one
+        return self._conversation.dialect.framing.splitter(sys.maxsize).feed(data)
+
     def _event(self, block: bytes) -> ServerSentEvent | None:
         event, data, name, retry = self._conversation.dialect.framing.parse(block.removeprefix(BOM))
-        if data is None:
-            return None
-        return ServerSentEvent(event, data, self._conversation.last_event_id if name is None else name, retry)
+        if name is not None:
+            self._last_event_id = name
+        return None if data is None else ServerSentEvent(event, data, self._last_event_id, retry)
 
     def _check_end(self) -> None:
         talk = self._conversation
@@ -77,7 +114,7 @@ class _Stream:
             )
             raise as_family(error, self._family.transports.FAMILY_ERROR)
 
-    def _refuse(self, response: Any) -> None:
+    def _refuse(self, response: Any) -> NoReturn:
         response.raise_for_status()
         kind = response.headers.get("content-type", "no content type")
         raise SSEError(
@@ -96,26 +133,35 @@ class ResumableStream(_Stream):
     """
 
     def __init__(
-        self, client: Any, request: Any, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
+        self,
+        client: Any,
+        request: Any,
+        converse: Converse,
+        policy: RetryPolicy,
+        on_event: OnEvent | None,
+        *,
+        journal: AnyJournal = None,
+        call: Call | None = None,
     ) -> None:
-        super().__init__(client, request, conversation, policy)
-        self.response: Any = None
-        ours = self._family.transports
-        self._driver = SyncDriver(conversation, self._open, ours.ERRORS, ours.FAMILY_ERROR, on_event=on_event)
-        self._exchange: Callable[[Any], Exchange] = ours.exchange
+        super().__init__(client, request, converse, policy, on_event)
+        self._journal = Journal(journal, self._family.transports.FAMILY_ERROR, on_event)
+        if journal is not None:
+            self._entry = _named_entry(self._journal.entry(call, _signed(client, request)))
+        self._exchange: Callable[[Any], Exchange] = self._family.transports.exchange
+        self._driver = self._drive()
+        self._source: Source = self._driver
         self._slices = self._driver.slices()
         self._events = self._iterate()
         self._texts = self._iterate_texts()
 
     def __enter__(self) -> Self:
         try:
-            begun = self._driver.begin()
-            if not begun:
-                self.response.read()
-                self._refuse(self.response)
+            kept = self._journal.find(self._entry)
+            self._source = self._begin() if kept is None else self._again(kept)
         except BaseException:
             self._driver.close()
             raise
+        self._conversation, self._slices = self._source.conversation, self._source.slices()
         return self
 
     def __exit__(
@@ -142,18 +188,39 @@ class ResumableStream(_Stream):
 
     def close(self) -> None:
         """Let go of the connection. A server that keeps the answer goes on with it, and `checkpoint` leads back."""
-        self._driver.close()
+        self._source.abandon()
 
     def cancel(self) -> None:
         """Tell the server to stop generating, in its dialect's way, and close."""
-        self._driver.cancel()
+        self._source.cancel()
 
     def _iterate(self) -> Iterator[ServerSentEvent]:
-        for block in self._slices:
-            event = self._event(block)
-            if event is not None:
-                yield event
+        for data in self._slices:
+            for block in self._blocks(data):
+                event = self._event(block)
+                if event is not None:
+                    yield event
         self._check_end()
+
+    def _drive(self) -> SyncDriver:
+        ours = self._family.transports
+        return SyncDriver(self._conversation, self._open, ours.ERRORS, ours.FAMILY_ERROR, on_event=self._on_event)
+
+    def _begin(self) -> Source:
+        begun = self._driver.begin()
+        if not begun:
+            self.response.read()
+            self._refuse(self.response)
+        if self._entry is None:
+            return self._driver
+        headers = passed_headers(self.response, self._conversation.dialect)
+        return self._journal.record(self._entry, self._driver, self.response.status_code, headers)
+
+    def _again(self, kept: Kept) -> Source:
+        """The answer that the journal has, and then the rest of it."""
+        self._find_again(kept)
+        self._driver = self._drive()
+        return self._journal.go_on(kept, self._driver)
 
     def _open(self, send: Send) -> Exchange:
         beginning = not self._conversation.answered
@@ -167,26 +234,35 @@ class AsyncResumableStream(_Stream):
     """The same for asynchronous clients, on asyncio or trio; see `ResumableStream`."""
 
     def __init__(
-        self, client: Any, request: Any, conversation: Conversation, policy: RetryPolicy, on_event: OnEvent | None
+        self,
+        client: Any,
+        request: Any,
+        converse: Converse,
+        policy: RetryPolicy,
+        on_event: OnEvent | None,
+        *,
+        journal: AnyJournal = None,
+        call: Call | None = None,
     ) -> None:
-        super().__init__(client, request, conversation, policy)
-        self.response: Any = None
-        ours = self._family.transports
-        self._driver = AsyncDriver(conversation, self._open, ours.ERRORS, ours.FAMILY_ERROR, on_event=on_event)
-        self._exchange: Callable[[Any], AsyncExchange] = ours.async_exchange
+        super().__init__(client, request, converse, policy, on_event)
+        self._journal = AsyncJournal(journal, self._family.transports.FAMILY_ERROR, on_event)
+        if journal is not None:
+            self._entry = _named_entry(self._journal.entry(call, _signed(client, request)))
+        self._exchange: Callable[[Any], AsyncExchange] = self._family.transports.async_exchange
+        self._driver = self._drive()
+        self._source: AsyncSource = self._driver
         self._slices = self._driver.slices()
         self._events = self._iterate()
         self._texts = self._iterate_texts()
 
     async def __aenter__(self) -> Self:
         try:
-            begun = await self._driver.begin()
-            if not begun:
-                await self.response.aread()
-                self._refuse(self.response)
+            kept = await self._journal.find(self._entry)
+            self._source = await self._begin() if kept is None else await self._again(kept)
         except BaseException:
             await self._driver.aclose()
             raise
+        self._conversation, self._slices = self._source.conversation, self._source.slices()
         return self
 
     async def __aexit__(
@@ -213,21 +289,42 @@ class AsyncResumableStream(_Stream):
 
     async def aclose(self) -> None:
         """Let go of the connection. A server that keeps the answer goes on with it, and `checkpoint` leads back."""
-        await self._driver.aclose()
+        await self._source.abandon()
         await end_generator(self._texts)
         await end_generator(self._events)
         await end_generator(self._slices)
 
     async def cancel(self) -> None:
         """Tell the server to stop generating, in its dialect's way, and close."""
-        await self._driver.cancel()
+        await self._source.cancel()
 
     async def _iterate(self) -> AsyncIterator[ServerSentEvent]:
-        async for block in self._slices:
-            event = self._event(block)
-            if event is not None:
-                yield event
+        async for data in self._slices:
+            for block in self._blocks(data):
+                event = self._event(block)
+                if event is not None:
+                    yield event
         self._check_end()
+
+    def _drive(self) -> AsyncDriver:
+        ours = self._family.transports
+        return AsyncDriver(self._conversation, self._open, ours.ERRORS, ours.FAMILY_ERROR, on_event=self._on_event)
+
+    async def _begin(self) -> AsyncSource:
+        begun = await self._driver.begin()
+        if not begun:
+            await self.response.aread()
+            self._refuse(self.response)
+        if self._entry is None:
+            return self._driver
+        headers = passed_headers(self.response, self._conversation.dialect)
+        return await self._journal.record(self._entry, self._driver, self.response.status_code, headers)
+
+    async def _again(self, kept: Kept) -> AsyncSource:
+        """The answer that the journal has, and then the rest of it."""
+        self._find_again(kept)
+        self._driver = self._drive()
+        return await self._journal.go_on(kept, self._driver)
 
     async def _open(self, send: Send) -> AsyncExchange:
         beginning = not self._conversation.answered
@@ -250,6 +347,7 @@ def connect_sse(
     idempotency_key: str | None = None,
     last_event_id: str | None = None,
     terminal: Terminal | None = None,
+    journal: AnyJournal = None,
     on_event: OnEvent | None = None,
     **request: Any,
 ) -> ResumableStream:
@@ -271,6 +369,8 @@ def connect_sse(
         last_event_id: Begin behind this event.
         terminal: For servers whose protocol is not known: the event that ends an answer, by its name, by its whole
             data, or by a function of its fields. With it, an end without that event is a drop.
+        journal: A path, or a store of `resumable_llm.log`, where the answer is kept on this side. The same call again,
+            with the same ``idempotency_key``, in this process or another, gives what was received, and then the rest.
         on_event: Called with a `Notice` when something happens to the stream.
         **request: What ``client.build_request`` takes: json, headers, content, params, timeout, …
 
@@ -280,7 +380,8 @@ def connect_sse(
     Raises:
         ValueError: ``fallback`` names no way that there is.
         TypeError: The client is asynchronous, or no client of httpx or httpx2; or another argument is not what it must
-            be.
+            be; or there is a journal, and nothing by which the call would be found there again.
+        LogError: The journal cannot be opened, or another process has it open; of `resumable_llm.log`.
         UpgradeRefused: The request cannot be upgraded: it asks for the opposite, or its protocol has nothing to add.
         ResumableError: On entering or iterating: the answer cannot be had, or not to its end. Also a
             ``TransportError`` of the family.
@@ -290,18 +391,16 @@ def connect_sse(
     _check_colour(client, sync=True)
     policy = policy_or_default(policy)
     first = client.build_request(method, url, **request)
-    talk = _begin(
+    call = _call(
         first,
         dialect=dialect,
-        policy=policy,
-        fallback=fallback,
-        can_continue=can_continue,
         upgrade=upgrade,
         key=idempotency_key,
         last_event_id=last_event_id,
         terminal=terminal,
     )
-    return ResumableStream(client, first, talk, policy, on_event)
+    begin = partial(converse, call, policy, ways_of(fallback), can_continue, one_by_one=True)
+    return ResumableStream(client, first, begin, policy, on_event, journal=journal, call=call)
 
 
 def aconnect_sse(
@@ -317,6 +416,7 @@ def aconnect_sse(
     idempotency_key: str | None = None,
     last_event_id: str | None = None,
     terminal: Terminal | None = None,
+    journal: AnyJournal = None,
     on_event: OnEvent | None = None,
     **request: Any,
 ) -> AsyncResumableStream:
@@ -324,18 +424,16 @@ def aconnect_sse(
     _check_colour(client, sync=False)
     policy = policy_or_default(policy)
     first = client.build_request(method, url, **request)
-    talk = _begin(
+    call = _call(
         first,
         dialect=dialect,
-        policy=policy,
-        fallback=fallback,
-        can_continue=can_continue,
         upgrade=upgrade,
         key=idempotency_key,
         last_event_id=last_event_id,
         terminal=terminal,
     )
-    return AsyncResumableStream(client, first, talk, policy, on_event)
+    begin = partial(converse, call, policy, ways_of(fallback), can_continue, one_by_one=True)
+    return AsyncResumableStream(client, first, begin, policy, on_event, journal=journal, call=call)
 
 
 def resume_sse(
@@ -373,7 +471,8 @@ def resume_sse(
     _check_colour(client, sync=True)
     policy = policy_or_default(policy)
     first = _request_again(client, checkpoint, **request)
-    return ResumableStream(client, first, _go_on(first, checkpoint, dialect, policy, terminal), policy, on_event)
+    begin = partial(_go_on, first, checkpoint, dialect, policy, terminal)
+    return ResumableStream(client, first, begin, policy, on_event)
 
 
 def aresume_sse(
@@ -390,7 +489,8 @@ def aresume_sse(
     _check_colour(client, sync=False)
     policy = policy_or_default(policy)
     first = _request_again(client, checkpoint, **request)
-    return AsyncResumableStream(client, first, _go_on(first, checkpoint, dialect, policy, terminal), policy, on_event)
+    begin = partial(_go_on, first, checkpoint, dialect, policy, terminal)
+    return AsyncResumableStream(client, first, begin, policy, on_event)
 
 
 def _family(client: Any) -> Family:
@@ -407,18 +507,15 @@ def _check_colour(client: Any, *, sync: bool) -> None:
         raise TypeError(f"this is {'an asynchronous' if sync else 'a blocking'} client: use {other}")
 
 
-def _begin(
+def _call(
     request: Any,
     *,
     dialect: Dialect | None,
-    policy: RetryPolicy,
-    fallback: Fallback | Sequence[Fallback] | None,
-    can_continue: bool | None,
     upgrade: bool,
     key: str | None,
     last_event_id: str | None,
     terminal: Terminal | None,
-) -> Conversation:
+) -> Call:
     plan = plan_of(request)
     accepts_anything = plan.header("accept") in (None, "*/*")
     if accepts_anything:
@@ -434,17 +531,42 @@ def _begin(
         plan = plan.with_headers(("Idempotency-Key", to_header(key)))
     if last_event_id:
         plan = plan.with_headers(("Last-Event-ID", to_header(last_event_id)))
+    named_by_caller = plan.header("idempotency-key") is not None
     plan = dialect.prepare(plan, key or new_key())
-    return Conversation(
-        plan,
-        dialect,
-        policy.backoff,
-        limits_of(policy),
-        key=plan.header("idempotency-key"),
-        one_by_one=True,
-        fallback=ways_of(fallback),
-        can_continue=can_continue,
-    )
+    key = plan.header("idempotency-key")
+    return Call(plan, dialect, key, "" if named_by_caller else f"{key}")
+
+
+def _signed(client: Any, request: Any) -> Any:
+    """The request with the credentials that a client adds as it sends it: an answer is found with the same ones.
+
+    Raises:
+        TypeError: They cannot be known before.
+    """
+    library = _family(client).http
+    url, auth = request.url, client.auth
+    if auth is None and not url.userinfo:
+        return request
+    auth = auth or library.BasicAuth(url.username, url.password)
+    signed = library.Request(request.method, url, headers=request.headers, content=plan_of(request).body)
+    flow = auth.sync_auth_flow(signed)
+    first = next(flow)
+    flow.close()
+    if first is not signed or signed.headers == request.headers:
+        raise TypeError(
+            f"with a journal, credentials must be in the first request, for they say whose the answer is; those of "
+            f"{type(auth).__name__} are not: give them as headers"
+        )
+    return signed
+
+
+def _named_entry(entry: Entry | None) -> Entry:
+    if entry is None:
+        raise TypeError(
+            "with a journal, give an idempotency_key, by which the answer is found again, and a body that is at hand, "
+            "not one that streams from somewhere"
+        )
+    return entry
 
 
 def _request_again(client: Any, checkpoint: Checkpoint, *, params: Any = None, **request: Any) -> Any:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.transports.aiohttp import ERRORS, FAMILY_ERROR, new_session, open_exchange, opener
+from resumable_llm.transports.aiohttp import ERRORS, FAMILY_ERROR, _Tap, new_session, open_exchange, opener
 from tests.sockets.scripted import Answer, End, Scripted
 
 pytestmark = pytest.mark.slow
@@ -195,6 +199,163 @@ async def test_what_was_encoded_is_poured_decoded() -> None:
             assert b"".join(got) == plain
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n%b\r\n"
+
+
+class Wire(asyncio.Transport):
+    """A connection of aiohttp's whose bytes come from a test, and what is poured of its response."""
+
+    def __init__(self, head: bytes = HEAD % b"") -> None:
+        super().__init__()
+        self.inner = ResponseHandler(asyncio.get_running_loop())
+        self.protocol: asyncio.Protocol = self.inner
+        self.inner.connection_made(self)
+        self.inner.set_response_params(read_until_eof=True)
+        self.inner.data_received(head)
+        message, self.content = self.inner._buffer.popleft()[0]
+        self.headers, self.connection, self.transport = message.headers, self, self
+        self.got: list[bytes] = []
+        self.fed: list[bytes] = []
+        self.tap = _Tap(self, None, into(self.got))  # type: ignore[arg-type]
+        self.read = self.inner.data_received
+        self.inner.data_received = self._count  # type: ignore[method-assign]
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self.protocol = protocol
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(lambda: self.protocol.connection_lost(None))
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def is_closing(self) -> bool:
+        return False
+
+    def feed(self, *pieces: bytes) -> None:
+        for piece in filter(None, pieces):
+            self.protocol.data_received(piece)
+
+    def _count(self, data: bytes) -> None:
+        self.fed += [data] if data else []
+        self.read(data)
+
+
+def chunks(*data: bytes, form: bytes = b"%x") -> list[bytes]:
+    return [form % len(each) + b"\r\n" + each + b"\r\n" for each in data]
+
+
+EVENTS = [b"data: a\n\n", b"a" * 10, b"5\r\nhello\r\n", b"\r\n", b"1\r\nx\r\n1\r\ny\r\n", b"0\r\n\r\n", b"z"]
+
+
+async def test_whole_chunks_are_kept_from_aiohttp_which_sees_the_end() -> None:
+    for form in (b"%x", b"%X"):
+        wire = Wire()
+        wire.feed(*chunks(*[b"x" * 171] * 9, form=form), b"0\r\n\r\n")
+        assert wire.got == [b"x" * 171] * 9
+        assert len(wire.fed) == 3  # the first in two parts, and the end
+        assert wire.tap.over.result() is True
+        assert not wire.inner.should_close
+        assert wire.protocol is wire.inner
+
+
+@pytest.mark.parametrize("odd", [b"0%x", b"%x;a=b", b" %x", b"%x ", b"+%x", b"0x%x"])
+async def test_a_chunk_that_is_written_otherwise_is_aiohttps_affair(odd: bytes) -> None:
+    plain, wire = Wire(), Wire()
+    pieces = [*chunks(b"a", b"b"), *chunks(b"c", form=odd), *chunks(b"d"), b"0\r\n\r\n"]
+    plain.tap.remove()
+    for each in (plain, wire):
+        each.feed(*pieces)
+        await asyncio.sleep(0)
+    assert b"".join(wire.got) == plain.content.read_nowait()
+    if plain.content.at_eof():
+        assert wire.tap.over.result() is True
+        assert len(b"".join(wire.got)) == 4
+    else:
+        assert isinstance(wire.tap.over.exception(), ERRORS)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+async def test_chunks_cut_anywhere_are_poured_as_they_are(before: int) -> None:
+    """However they are cut and joined: some of what is in them looks like chunks, too."""
+    wire = b"".join(chunks(*EVENTS)) + b"0\r\n\r\n"
+    whole = chunks(b"first", b"second", b"third")[:before]
+    for first in range(len(wire) + 1):
+        for second in range(first, len(wire) + 1):
+            poured = Wire()
+            poured.feed(*whole, wire[:first], wire[first:second], wire[second:])
+            assert b"".join(poured.got) == b"".join([b"first", b"second", b"third"][:before] + EVENTS)
+            assert poured.tap.over.result() is True
+            assert not poured.inner.should_close
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(EVENTS) | st.binary(min_size=1, max_size=40), max_size=12), st.lists(st.integers(0, 600))
+)
+async def test_chunks_in_any_pieces(bodies: list[bytes], wanted: list[int]) -> None:
+    wire, ends = b"".join(chunks(*bodies)) + b"0\r\n\r\n", [0, *itertools.accumulate(map(len, chunks(*bodies)))]
+    # An even number is where a chunk ends, if there are so many; an odd one is anywhere.
+    cuts = {number // 2 if number % 2 else ends[number // 2 % len(ends)] for number in wanted}
+    poured = Wire()
+    poured.feed(*[wire[start:end] for start, end in itertools.pairwise(sorted({0, *cuts, 600}))])
+    assert b"".join(poured.got) == b"".join(bodies)
+    assert poured.tap.over.result() is True
+    assert not poured.inner.should_close
+
+
+async def test_what_is_encoded_is_never_kept_from_aiohttp() -> None:
+    wire = Wire(HEAD % b"Content-Encoding: gzip\r\n")
+    packed = gzip.compress(b"data: a\n\n")
+    wire.feed(*chunks(*[packed[number : number + 1] for number in range(len(packed))]), b"0\r\n\r\n")
+    assert b"".join(wire.got) == b"data: a\n\n"
+
+
+async def test_a_body_without_chunks_may_look_like_some() -> None:
+    wire = Wire(b"HTTP/1.1 200 OK\r\n\r\n")
+    wire.feed(*chunks(*EVENTS))
+    assert b"".join(wire.got) == b"".join(chunks(*EVENTS))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\n\n", b"xx", b"\rx", b""])
+async def test_a_chunk_that_does_not_end_as_it_should_is_aiohttps_affair(end: bytes) -> None:
+    odd = b"5\r\nhello" + end
+    for cut in range(3, len(odd)):
+        plain, wire = Wire(), Wire()
+        plain.tap.remove()
+        for each in (plain, wire):
+            each.feed(*chunks(b"a", b"b"), odd[:cut], odd[cut:], *chunks(b"c", b"d"), b"0\r\n\r\n")
+            await asyncio.sleep(0)
+        assert b"".join(wire.got) == plain.content.read_nowait()
+        assert (wire.tap.over.exception() is None) == plain.content.at_eof()
+
+
+async def test_what_the_taker_of_a_chunk_raises_is_raised() -> None:
+    def take(_: bytes) -> bool:
+        raise EOFError
+
+    wire = Wire()
+    wire.feed(*chunks(b"a", b"b"))
+    wire.tap._take = take
+    wire.feed(*chunks(b"c"))
+    assert isinstance(wire.tap.over.exception(), EOFError)
+    assert wire.protocol is wire.inner
+
+
+async def test_the_rest_stays_in_order_where_no_more_is_wanted() -> None:
+    wire = Wire()
+    wire.feed(*chunks(b"a", b"b"))
+    wire.tap._take = lambda data: bool(wire.got.append(data))  # type: ignore[func-returns-value]
+    wire.feed(*chunks(b"c", b"d"), b"0\r\n\r\n")
+    assert wire.got == [b"a", b"b", b"c"]
+    assert wire.tap.over.result() is False
+    assert wire.content.read_nowait() == b"d"
+    assert wire.content.at_eof()
+    assert not wire.inner.should_close
+
+
 async def test_answer_that_has_come_whole_is_poured() -> None:
     with Scripted(Answer([b"a"], chunked=False)) as server:
         async with session_of() as session:
@@ -230,12 +391,12 @@ async def test_silence_ends_a_pouring(pieces: list[bytes]) -> None:
 async def test_bytes_are_no_silence_for_a_pouring() -> None:
     with Scripted(Answer([b"a"], End.PINGS)) as server:
         async with session_of() as session:
-            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 0.2)
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)), 1.0)
             started, heard = asyncio.get_running_loop().time(), bytearray()
 
             def take(data: bytes) -> bool:
                 heard.extend(data)
-                return asyncio.get_running_loop().time() - started < 0.5
+                return asyncio.get_running_loop().time() - started < 1.5
 
             assert not await exchange.pour(take)
             await exchange.aclose()

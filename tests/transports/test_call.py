@@ -13,7 +13,7 @@ import resumable_llm as rl
 from resumable_llm.core.actions import Send
 from resumable_llm.core.framing import JSON_LINES
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.dialects import ANY_EVENT_STREAM
+from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named
 from resumable_llm.drivers.exchange import CANCEL_SECONDS
 from resumable_llm.transports import call as calls
 from resumable_llm.transports.call import Calls, Owner
@@ -277,6 +277,14 @@ def test_headers_that_are_not_true_any_more_do_not_pass() -> None:
 def test_a_conversation_keeps_the_name() -> None:
     call = prepared(Calls(), asked())
     assert calls.converse(call, rl.RetryPolicy()).checkpoint.idempotency_key == call.key
+
+
+def test_a_dialect_that_is_known_again() -> None:
+    own = LastEventId("end")
+    assert calls.dialect_of(rl.Checkpoint(own.name, "GET", EVENTS_URL), own) is own
+    assert calls.dialect_of(rl.Checkpoint("openai_chat", "GET", EVENTS_URL), own) is named("openai_chat")
+    with pytest.raises(ValueError, match="unknown dialect"):
+        calls.dialect_of(rl.Checkpoint("nonsense", "GET", EVENTS_URL), own)
 
 
 @pytest.mark.parametrize(

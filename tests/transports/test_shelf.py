@@ -91,6 +91,16 @@ def test_a_key_names_one_request(caller: Caller, other: dict[str, Any]) -> None:
     assert heard.requests == []
 
 
+def test_what_stands_behind_another_event_is_another_answer(caller: Caller) -> None:
+    behind = {**KEY, "Last-Event-ID": "1"}
+    caller.call(Said(numbered(2)), Said(status=204), request=caller.events(headers=behind))
+    assert caller.call(request=caller.events(headers=behind)).data == numbered(2)[0]
+    for other in (KEY, {**KEY, "Last-Event-ID": "2"}):
+        heard = caller.call(request=caller.events(headers=other))
+        assert isinstance(heard.error, rl.JournalRefused)
+        assert heard.requests == []
+
+
 def test_neither_keys_nor_prompts_are_stored(colour: str, tmp_path: Any) -> None:
     path = tmp_path / "answers.db"
     with closing(SqliteStore(path)) as store:

@@ -184,20 +184,31 @@ def converse(
     *,
     checkpoint: Checkpoint | None = None,
     past: Past | None = None,
+    one_by_one: bool = False,
 ) -> Conversation:
     """The conversation about a call; its options are those of `Conversation`."""
     return Conversation(
         call.plan,
-        call.dialect if checkpoint is None else named(checkpoint.dialect),
+        call.dialect if checkpoint is None else dialect_of(checkpoint, call.dialect),
         policy.backoff,
         limits_of(policy),
         key=call.key,
         checkpoint=checkpoint,
         past=past,
+        one_by_one=one_by_one,
         fallback=fallback,
         can_continue=can_continue,
         habits=habits,
     )
+
+
+def dialect_of(checkpoint: Checkpoint, called: Dialect) -> Dialect:
+    """The dialect of a checkpoint: that of its call, which may be the caller's own, unless its server has another.
+
+    Raises:
+        ValueError: It is not known here.
+    """
+    return called if called.name == checkpoint.dialect else named(checkpoint.dialect)
 
 
 def ways_of(fallback: Fallback | Sequence[Fallback] | None) -> tuple[Fallback, ...]:

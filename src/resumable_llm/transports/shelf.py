@@ -12,22 +12,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary, finalize
 
+from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import JournalRefused
 from resumable_llm.core.model import Checkpoint, Past
 from resumable_llm.core.notes import read_note
-from resumable_llm.dialects import named
 from resumable_llm.log.errors import LogEnded, LogError
 from resumable_llm.log.model import Head, Log, State, Store
 from resumable_llm.log.scope import fingerprint_of, scope_of, secret_beside
 from resumable_llm.log.sqlite import SqliteStore
-from resumable_llm.transports.call import Call, plan_of
+from resumable_llm.transports.call import Call, dialect_of, plan_of
 from resumable_llm.transports.recording import LET_GO, AnyRecording, AsyncRecording, Recording, read_tape
 
 KEPT_SECONDS = 7 * 24 * 3600.0
@@ -56,6 +56,8 @@ class Entry:
     scope: str
     key: str
     fingerprint: str
+    dialect: Dialect = field(compare=False)
+    """Its protocol, as far as the request tells."""
 
 
 class Kept(NamedTuple):
@@ -115,8 +117,12 @@ class Shelf:
         scope = scope_of(self._secret, [pair for pair in headers if pair[0] != b"cookie"], query)
         if scope == scope_of(self._secret, (), b""):
             scope = scope_of(self._secret, headers, query)
-        target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".encode()
-        return Entry(scope, call.key, fingerprint_of(self._secret, plan.method, target, query, plan.body or b""))
+        target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        place = call.plan.header("last-event-id")
+        if place is not None:  # what comes behind another event is another answer
+            target = f"{target}#{place}"
+        fingerprint = fingerprint_of(self._secret, plan.method, target.encode(), query, plan.body or b"")
+        return Entry(scope, call.key, fingerprint, call.dialect)
 
     def find(self, entry: Entry) -> Kept | None:
         """What there is of an answer; None if there is nothing.
@@ -216,7 +222,7 @@ class Shelf:
             log.end(State.INTERRUPTED, LET_GO)
         try:
             start, seams = read_note(log.upstream)
-            named(start.dialect)
+            dialect_of(start, entry.dialect)
         except ValueError as error:
             raise JournalRefused(f"the answer was kept by another version of this library: {error}") from error
         done = start.complete or log.state in (State.COMPLETE, State.FAILED)
