@@ -130,6 +130,17 @@ class TestControl:
     def test_none_pass_to_readers_of_events(self) -> None:
         assert Receiver(one_by_one=True).feed(b": ping\n\n") == []
 
+    def test_ids_pass_to_those_who_read_them_off_the_bytes(self) -> None:
+        receiver = Receiver(one_by_one=True)
+        receiver.intake.passes_ids = True
+        found = receiver.feed(b"data: a\n\nid: 5\n\n: ping\n\nretry: 9\n\ndata: b\n\nid\n\n")
+        assert [(each.data, each.events, each.position.last_event_id) for each in found] == [
+            (b"data: a\n\n", 1, ""),
+            (b"id: 5\n\n", 0, "5"),
+            (b"data: b\n\n", 1, "5"),
+            (b"id\n\n", 0, ""),
+        ]
+
     def test_their_fields_count(self) -> None:
         receiver = Receiver()
         receiver.feed(b"id: 7\nretry: 1500\n\n")

@@ -102,9 +102,44 @@ class Stream:
 
 
 ONE, TWO, THREE = (event(str(number), f"data {number}") for number in (1, 2, 3))
+PING = event(None, "ping")
 
 
 class TestLedger:
+    def test_what_has_no_id_may_precede_repeats(self) -> None:
+        """As many such events as the answer began with; and any, before one with an id that is due."""
+        stream = Stream()
+        stream.tell(PING, event(None, "welcome"), ONE, TWO)
+        assert stream.judge(event(None, "hello"), PING, ONE, TWO, THREE) == [NEW, NEW, SEEN, SEEN, NEW]
+        assert stream.judge(PING, PING, PING, ONE) == [NEW] * 4
+        stream = Stream()
+        stream.tell(ONE, TWO)
+        assert stream.judge(PING, ONE) == [NEW, NEW]
+        stream = Stream()
+        stream.tell(ONE, TWO)
+        assert stream.judge(PING, PING, TWO, THREE, behind=1) == [NEW, NEW, SEEN, NEW]
+
+    def test_what_was_told_since_the_resume_does_not_come_again(self) -> None:
+        """Though the ledger has caught up with it, as it does for a checkpoint."""
+        stream, hello = Stream(), event(None, "hello")
+        stream.tell(PING, event(None, "welcome"), ONE)
+        stream.ledger.resumed(stream.transcript, 0)
+        for _ in range(2):
+            assert stream.ledger.judge(hello, "1") is NEW
+            stream.tell(hello)
+            stream.ledger.catch_up(stream.transcript)
+        assert stream.ledger.judge(ONE, "1") is SEEN
+
+    def test_what_an_earlier_process_had_behind_a_cursor_in_the_data_may_have_ids(self) -> None:
+        whole = Stream()
+        whole.tell(ONE, TWO)
+        whole.ledger.catch_up(whole.transcript)
+        for unplaced, verdicts in ((True, [SEEN, SEEN, NEW]), (False, [NEW])):
+            stream = Stream("0", 3, 7, 2, whole.ledger.behind_checksum(2))
+            stream.ledger.resumed(stream.transcript, 2, strict=False)
+            found = [stream.ledger.judge(each, "2", unplaced=unplaced) for each in (ONE, TWO, THREE)[: len(verdicts)]]
+            assert found == verdicts
+
     def test_a_replay_in_full_and_in_part(self) -> None:
         stream = Stream()
         stream.tell(ONE, TWO)

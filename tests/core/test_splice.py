@@ -164,7 +164,7 @@ def test_a_repeat_is_joined_at_every_cut(kind: str) -> None:
                 [each for each in first if "role" in str(each.data)]
             )
             delivered = listen(SPEECH, first[:cut])
-            again = sum(len(split(delivered.text(key))) for key in delivered.texts)
+            again = sum(len(delivered.text(key)) for key in delivered.texts)
             assert found.way.splice.echoed == again
             assert found.tail[-1] == DONE
 
@@ -329,7 +329,7 @@ def test_a_continuation_at_every_cut(size: int, echoes: bool) -> None:
         assert isinstance(found, Joined)
         assert found.objection == ""
         assert text(found.events) == whole
-        assert found.way.splice.echoed == (len(split(sent)) if echoes else 0)
+        assert found.way.splice.echoed == (len(sent) if echoes else 0)
         said = payloads(found.events)
         assert {(each["id"], each["created"]) for each in said} == {("chatcmpl-a", 97)}
         assert sum("role" in str(each) for each in said) == 1

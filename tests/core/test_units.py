@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_llm.core.units import common_prefix, joined, split
+from resumable_llm.core.units import characters, common_prefix, joined, split
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 
@@ -33,6 +33,13 @@ def test_there_and_back(text: str) -> None:
     assert joined(split(text)) == joined(text) == whole
     assert len(split(text)) == len(text.encode("utf-16-le", "surrogatepass")) // 2
     assert split(split(text)) == split(text)
+
+
+@given(st.text(max_size=20), st.integers(0, 40))
+def test_characters_in_pieces(text: str, at: int) -> None:
+    """Also if a piece ends between the two halves of one."""
+    units = split(text)
+    assert characters(text) == characters(units) == characters(units[:at]) + characters(units[at:]) == len(text)
 
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT)

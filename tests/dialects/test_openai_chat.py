@@ -19,6 +19,13 @@ from resumable_llm.dialects.openai_chat import OpenAIChat
 from resumable_llm.dialects.openai_services import Service
 
 CHAT = OpenAIChat()
+assert CHAT.ordinary is not None
+ORDINARY = CHAT.ordinary.fullmatch
+PLAINLY = re.compile(rb'(?:data: \{(?!.*"finish_reason": ?")(?=.*"finish_reason": ?null).*\n\n)+')
+PIECES = [
+    *(b'"finish_reason":', b'"finish_reason": ', b"finish_reason", b'"', b"\\", b"null", b'"stop"', b'"stop_reason":'),
+    *(b",", b"x", b"}", b"\n", b"\n\n", b"data: {", b'"finish_reason":null', b'"native_finish_reason":"stop"'),
+]
 
 
 def asked(**body: Any) -> RequestPlan:
@@ -187,8 +194,8 @@ class TestOrdinary:
 
     @pytest.mark.parametrize("data", [chunk(choice("a")), chunk(choice("b", index=1)), chunk(choice(), usage=None)])
     def test_what_passes(self, data: str) -> None:
-        assert CHAT.ordinary.fullmatch(encode_event(data))
-        assert CHAT.ordinary.fullmatch(encode_event(data) * 3)
+        assert ORDINARY(encode_event(data))
+        assert ORDINARY(encode_event(data) * 3)
         assert CHAT.read(event(data)) == NOTHING
 
     @pytest.mark.parametrize(
@@ -207,7 +214,7 @@ class TestOrdinary:
         ],
     )
     def test_what_does_not(self, stream: bytes) -> None:
-        assert not CHAT.ordinary.fullmatch(stream)
+        assert not ORDINARY(stream)
 
     @settings(max_examples=100, deadline=None, derandomize=True)
     @given(
@@ -220,9 +227,23 @@ class TestOrdinary:
             assert CHAT.read(event(data)) == NOTHING
             assert CHAT.text(event(data)) == text
 
+    @settings(max_examples=500, deadline=None, derandomize=True)
+    @given(st.lists(st.sampled_from(PIECES), max_size=9).map(b"".join))
+    def test_only_events_of_a_line_that_say_no_more_than_that_nothing_is_finished(self, middle: bytes) -> None:
+        for block in (b"data: {" + middle + b"}\n\n", b"data: {" + middle, middle):
+            for stream in (block, block * 2, b"data: {" + middle + b"\n\n" + block):
+                assert not ORDINARY(stream) or PLAINLY.fullmatch(stream)
+                assert not ORDINARY(b"id: 1\n" + stream, 6) or PLAINLY.fullmatch(stream)
+
+    def test_one_alone_and_several(self) -> None:
+        for data in (chunk(choice("a")), json.dumps(json.loads(chunk(choice("a"))), separators=(",", ":"))):
+            assert ORDINARY(b"id: 1\n" + encode_event(data), 6)
+            for times in range(1, 4):
+                assert ORDINARY(encode_event(data) * times)
+
     def test_an_error_behind_other_fields(self) -> None:
-        assert not CHAT.ordinary.fullmatch(encode_event(chunk(error={"code": 502})))
-        assert not CHAT.ordinary.fullmatch(encode_event(chunk(choice("", "error"), error={"code": 502})))
+        assert not ORDINARY(encode_event(chunk(error={"code": 502})))
+        assert not ORDINARY(encode_event(chunk(choice("", "error"), error={"code": 502})))
 
 
 def test_a_services_own() -> None:
@@ -230,7 +251,9 @@ def test_a_services_own() -> None:
     dialect = OpenAIChat(service)
     assert (dialect.name, dialect.facts.systems, dialect.facts.closing) == ("x_chat", "X", "it stops")
     assert dialect.ordinary is CHAT.ordinary
-    assert OpenAIChat(replace(service, ordinary=re.compile(b"x"))).ordinary.pattern == b"x"
+    own = OpenAIChat(replace(service, ordinary=re.compile(b"x"))).ordinary
+    assert own is not None
+    assert own.fullmatch(b"x")
     assert dialect.recognises(asked())
     assert not dialect.recognises(replace(asked(), url="https://y.example/v1/chat/completions"))
     assert dialect.handle(asked(), {"x-id": "7"}) == "7"

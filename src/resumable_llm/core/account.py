@@ -21,6 +21,24 @@ class Account:
         events_before: Events that an earlier process delivered.
     """
 
+    __slots__ = (
+        "_dropped_at",
+        "_drops",
+        "_events_before",
+        "_first_failure_at",
+        "_news_at",
+        "_running_since",
+        "_seconds_lost",
+        "_seconds_read",
+        "_tokens_counted",
+        "_transcript",
+        "attempts",
+        "end_proved",
+        "failures",
+        "journaled",
+        "news",
+    )
+
     def __init__(self, transcript: Transcript, events_before: int) -> None:
         self.attempts = 0
         """Requests made."""

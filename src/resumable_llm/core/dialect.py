@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from re import Pattern
 from typing import Protocol
 
 from resumable_llm.core.events import Fields
@@ -67,6 +66,14 @@ class Facts:
     sources: tuple[str, ...] = ()
 
 
+class Ordinary(Protocol):
+    """What a `re.Pattern` of bytes can do, and all that `Dialect.ordinary` has to."""
+
+    def fullmatch(self, data: bytes, start: int = 0, /) -> object | None:
+        """Not None if all bytes behind the start match."""
+        ...
+
+
 class Dialect(Protocol):
     """One provider's wire protocol.
 
@@ -100,7 +107,7 @@ class Dialect(Protocol):
         ...
 
     @property
-    def ordinary(self) -> Pattern[bytes] | None:
+    def ordinary(self) -> Ordinary | None:
         """Matches, as a whole, runs of events that `read` would have nothing to say about; None: every one is read.
 
         Such runs pass without being read. They end in the framing's boundary and have no field but event and data.

@@ -35,6 +35,8 @@ class BlockSplitter:
         max_bytes: Bound on one block, in bytes.
     """
 
+    __slots__ = ("_pieces", "_tail", "max_bytes", "pending")
+
     def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
         self.max_bytes = max_bytes
         self._pieces: list[bytes] = []

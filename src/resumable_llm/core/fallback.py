@@ -48,13 +48,10 @@ class Way(NamedTuple):
     """What was delivered."""
     events: int
     """Events delivered."""
+    characters: int
+    """Characters delivered, of text and whatever else grows."""
     trial: Trial | None = None
     """What has to be asked first."""
-
-    @property
-    def characters(self) -> int:
-        """Characters delivered, of text and whatever else grows."""
-        return sum(len(piece) for pieces in self.answer.texts.values() for piece in pieces)
 
 
 class Fallbacks:
@@ -67,6 +64,8 @@ class Fallbacks:
         habits: What earlier trials have shown, and where this one's result is kept.
         seams: Where generations were joined before, in what an earlier conversation delivered.
     """
+
+    __slots__ = ("_can_continue", "_habits", "_max_held", "_seams", "_taken", "_ways", "refusal")
 
     def __init__(
         self,
@@ -149,7 +148,7 @@ class Fallbacks:
         answer = listen(speech, transcript)
         if way == "replay":
             repeat = Repeat(speech, dialect.framing, answer, self._max_held)
-            return Way(Purpose.REPLAY, request, repeat, answer, transcript.events)
+            return Way(Purpose.REPLAY, request, repeat, answer, transcript.events, answer.characters)
         return self._continue(dialect, speech, request, answer, transcript)
 
     def _continue(
@@ -179,7 +178,7 @@ class Fallbacks:
         trial = None
         if ask.trial is not None and goes_on is None:
             trial = ask.trial._replace(plan=ask.trial.plan.with_headers(without=("idempotency-key",)))
-        return Way(Purpose.CONTINUE, plan, splice, answer, transcript.events, trial)
+        return Way(Purpose.CONTINUE, plan, splice, answer, transcript.events, answer.characters, trial)
 
 
 def _named(trial: Trial) -> tuple[str, bytes]:

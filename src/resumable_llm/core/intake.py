@@ -35,12 +35,57 @@ class Intake:
         max_event_bytes: Bound on one event.
     """
 
+    # There may be very many, and a dictionary of so many attributes has 1,600 bytes.
+    __slots__ = (
+        "_at_start",
+        "_behind",
+        "_behind_error",
+        "_boundary",
+        "_cursor",
+        "_due",
+        "_in_runs",
+        "_last_blocks",
+        "_match",
+        "_max_event_bytes",
+        "_plain_before",
+        "_read",
+        "_resumed",
+        "_seam",
+        "_sequence_key",
+        "_splice",
+        "_splitter",
+        "_takes_errors",
+        "_transcript",
+        "counter",
+        "dialect",
+        "error_came",
+        "error_held",
+        "handle",
+        "ids_tell",
+        "last_event_id",
+        "ledger",
+        "must_repeat",
+        "numbered",
+        "objection",
+        "one_by_one",
+        "passes_ids",
+        "plain",
+        "replayed",
+        "resting",
+        "retry_floor",
+        "saw_data",
+        "terminal",
+        "upstream_error",
+    )
+
     def __init__(
         self, dialect: Dialect, start: Checkpoint, last_event_id: str, transcript: Transcript, max_event_bytes: int
     ) -> None:
         self.take_dialect(dialect)
         self.one_by_one = False
         """Keep events apart, each with its own position."""
+        self.passes_ids = False
+        """Give out ids that come without an event, too."""
         self.last_event_id = last_event_id
         self._read = start.offset
         self.handle = start.handle
@@ -217,11 +262,12 @@ class Intake:
         """A last event that the end of the body has made whole; empty if there is none."""
         return self._splitter.rest()
 
-    def release_error(self, before: Position) -> list[Deliver]:
+    def release_error(self, before: Position, *, alone: bool = False) -> list[Deliver]:
         """Give out the failure that was held back, for it has turned out to stay; and what came behind it.
 
         Args:
             before: The place that the caller has reached.
+            alone: Without what came behind it, of which a connection that is gone may have had any part.
         """
         assert self.error_held is not None
         reading, block = self.error_held
@@ -233,7 +279,7 @@ class Intake:
         self.terminal, self.upstream_error = reading.terminal, self.upstream_error or reading.error
         found = [_new(Deliver, (block, 1, self.head))]
         behind, self._behind_error = self._behind_error, ()
-        return found if self.terminal else found + self.judge(behind, before)
+        return found if self.terminal or alone else found + self.judge(behind, before)
 
     def feed(self, chunk: bytes, before: Position) -> list[Deliver]:
         """Take bytes and return what is new in them; set `terminal`, `objection` and `saw_data`.
@@ -370,6 +416,8 @@ class Intake:
         harmless there, and raw readers are used to it.
         """
         self._take_id(fields)
+        if self.passes_ids and fields.id is not None:
+            return True
         return not (self.one_by_one or self.numbered or fields.id is not None or fields.retry is not None)
 
     def _is_new(self, fields: Fields, reading: Reading) -> bool:
@@ -416,7 +464,12 @@ class Intake:
                 self.ledger.replaying = False
             return verdict, f"event {reading.sequence} came after event {last}: what was between them is lost"
         if self.ledger.replaying and (fields.id or reading.cursor or self.is_placed):
-            verdict = self.ledger.judge(fields, self.last_event_id, opens=reading.handle is not None)
+            verdict = self.ledger.judge(
+                fields,
+                self.last_event_id,
+                opens=reading.handle is not None,
+                unplaced=bool(self._cursor) and reading.cursor is None and not self.dialect.repeats_last,
+            )
             if verdict is not Verdict.NEW:
                 return verdict, "the server started over with another answer under the ids of this one"
         if self._seam is not None and fields.id and not self.must_repeat:

@@ -126,6 +126,8 @@ _SPLICES = (Purpose.REPLAY, Purpose.CONTINUE)
 _APART = (*_POLLS, Purpose.TRIAL)  # whose answers are no streams
 _KEEPS_METHOD = (307, 308)
 _LACKING = (errors.CannotResume, errors.ResumeExpired, errors.RetriesExhausted)
+_BEGINNING = Checkpoint("", "", "")
+_NO_RESPONSE = Response(0, {})
 _NOTHING_LEFT = "the server has nothing of this answer any more"
 
 MAX_POLL_SECONDS = 3600.0
@@ -173,26 +175,26 @@ class Conversation:
         self._backoff = backoff
         self._limits = limits
         self._key = key
-        self._resumed = checkpoint is not None
-        self._start = checkpoint or Checkpoint(dialect.name, request.method, request.url)
+        self._checkpoint = checkpoint
+        start = checkpoint or _BEGINNING
         if past is not None:
-            self._start = replace(self._start, events=0, checksum=0, first_id="")
-        self.transcript.whole = self._start.events == 0
+            start = replace(start, events=0, checksum=0, first_id="")
+        self.transcript.whole = start.events == 0
 
         # What comes in, what goes out, and what it takes.
-        cursor = self._start.last_event_id or from_header(request.header("last-event-id") or "")
-        self._intake = Intake(dialect, self._start, cursor, self.transcript, limits.max_event_bytes)
+        cursor = start.last_event_id or from_header(request.header("last-event-id") or "")
+        self._intake = Intake(dialect, start, cursor, self.transcript, limits.max_event_bytes)
         self._intake.one_by_one = one_by_one
         self.receive_plain = self._intake.pass_plain  # a chunk that passes as it is needs no more than this
         self._outbox = Outbox(self.transcript, self._intake.head)
-        self._account = Account(self.transcript, self._start.events)
+        self._account = Account(self.transcript, start.events)
         self._answered = past is not None
         if past is not None:
             self.transcript.keep(past.data, past.events)
             self._account.journaled = past.events
             self._intake.upstream_error = past.error
         self._times = Times(limits)
-        self._location = self._start.location
+        self._location = start.location
 
         seams = past.seams if past is not None else ()
         self._fallbacks = Fallbacks(fallback, can_continue, limits.max_transcript_bytes, habits, seams)
@@ -202,7 +204,7 @@ class Conversation:
         # The request at hand.
         self._purpose = Purpose.FIRST
         self._plan = request
-        self._response = Response(0, {})
+        self._response = _NO_RESPONSE
         self._redirects = 0
 
         # What to do next, and what is known.
@@ -220,12 +222,12 @@ class Conversation:
     def start(self, now: float) -> None:
         """Begin. The first action will be to send the request."""
         self._times.start(now)
-        if self._start.complete:
-            self._end(Input.START, proved=True)
-        elif self._resumed:
-            self._ask_again(Input.START, now)
-        else:
+        if self._checkpoint is None:
             self._send(Input.START, Purpose.FIRST, self._request, now)
+        elif self._checkpoint.complete:
+            self._end(Input.START, proved=True)
+        else:
+            self._ask_again(Input.START, now)
 
     def receive_response(self, status: int, headers: Headers, now: float) -> None:
         """The head of a response has come; header names in lower case."""
@@ -357,6 +359,10 @@ class Conversation:
         """From here on give out each event alone, so that the checkpoint is exact at each of them."""
         self._intake.one_by_one = True
         self._intake.plain = False
+
+    def pass_ids(self) -> None:
+        """Give out ids that come without an event, too: for whoever reads off the bytes which id an event has."""
+        self._intake.passes_ids = True
 
     # What anybody may look at
 
@@ -517,7 +523,8 @@ class Conversation:
         self._times.connect(now)
         self._redirects = 0
         self._answered = True
-        self._location = self._response.headers.get("location") or self._location
+        headers, self._response = self._response.headers, _NO_RESPONSE
+        self._location = headers.get("location") or self._location
         if self._purpose in _SPLICES:
             assert self._way is not None
             self._fallbacks.take(self._way)
@@ -525,7 +532,7 @@ class Conversation:
             self._seam_told = False
             return
         if starting:
-            self._intake.handle = self.dialect.handle(self._request, self._response.headers)
+            self._intake.handle = self.dialect.handle(self._request, headers)
         self._intake.begin(resumed=not starting)
 
     def _take(self, event: Input, found: list[Deliver], now: float) -> None:
@@ -566,7 +573,7 @@ class Conversation:
 
     def _surface_error(self, event: Input) -> None:
         """The failure does not pass: the caller gets what the server said."""
-        self._outbox.put(self._intake.release_error(self._outbox.position))
+        self._outbox.put(self._intake.release_error(self._outbox.position, alone=True))
         self._end(event, proved=True)
 
     def _misfit(self, event: Input, why: str, now: float) -> None:
@@ -778,7 +785,7 @@ class Conversation:
         if self._times.is_late(now):
             self._fail(event, errors.RetriesExhausted, "the deadline has passed")
             return
-        if origin(plan.url) != origin(self._request.url):
+        if plan.url != self._request.url and origin(plan.url) != origin(self._request.url):
             self._fail(event, errors.CannotResume, f"the way back leads to another origin, and {NEVER_ACROSS}")
             return
         self._redirects = redirects

@@ -29,7 +29,7 @@ def from_header(value: str) -> str:
     return value.encode("latin-1").decode(errors="replace")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RequestPlan:
     """A request, as plain data.
 
@@ -47,12 +47,16 @@ class RequestPlan:
 
     def header(self, name: str) -> str | None:
         """The value of a header, or None."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
 
     def with_headers(self, *added: tuple[str, str], without: tuple[str, ...] = ()) -> RequestPlan:
         """This request with headers added in place of those of the same name. ``without`` takes lower-case names."""
-        gone = {name.lower() for name, _ in added} | set(without)
-        return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() not in gone) + added)
+        gone = {*[name.lower() for name, _ in added], *without}
+        kept = [pair for pair in self.headers if pair[0].lower() not in gone]
+        return RequestPlan(self.method, self.url, (*kept, *added), self.body)
 
     def with_body(self, body: bytes) -> RequestPlan:
         """This request with another body."""

@@ -12,6 +12,8 @@ from resumable_llm.core.actions import Deliver, Notify
 from resumable_llm.core.model import Notice, Position
 from resumable_llm.core.transcript import Transcript
 
+_NOTHING: deque[Deliver | Notify] = deque(maxlen=0)  # for all that are empty, as most are: a deque has 700 bytes
+
 
 class Outbox:
     """The deliveries and notices that wait to be given out, in order.
@@ -24,21 +26,23 @@ class Outbox:
         position: The place to begin at.
     """
 
+    __slots__ = ("_in_hand", "_transcript", "position", "waiting")
+
     def __init__(self, transcript: Transcript, position: Position) -> None:
         self.position = position
         """Behind the last event that was delivered by `take`."""
         self._transcript = transcript
-        self.waiting: deque[Deliver | Notify] = deque()
+        self.waiting = _NOTHING
         """What has not been given out."""
         self._in_hand: Deliver | None = None
 
     def put(self, deliveries: Sequence[Deliver]) -> None:
         """Add deliveries."""
-        self.waiting.extend(deliveries)
+        self._add(deliveries)
 
     def tell(self, notice: Notice) -> None:
         """Add a notice."""
-        self.waiting.append(Notify(notice))
+        self._add([Notify(notice)])
 
     def take(self) -> Deliver | Notify | None:
         """The next, or None. What is given out counts as delivered as the class says."""
@@ -48,6 +52,8 @@ class Outbox:
         if not self.waiting:
             return None
         action = self.waiting.popleft()
+        if not self.waiting:
+            self.waiting = _NOTHING
         if isinstance(action, Deliver):
             if action.events == 1:
                 self.position = action.position
@@ -114,5 +120,11 @@ class Outbox:
         if self.is_holding:
             return []
         told = [action.notice for action in self.waiting if isinstance(action, Notify)]
-        self.waiting.clear()
+        self.waiting = _NOTHING
         return told
+
+    def _add(self, actions: Sequence[Deliver | Notify]) -> None:
+        if self.waiting:
+            self.waiting.extend(actions)
+        elif actions:
+            self.waiting = deque(actions)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from zlib import crc32
 
@@ -47,6 +48,8 @@ class Counter:
     after a resume, which only a server that counts can answer; a sequence that breaks before that is never asked
     again.
     """
+
+    __slots__ = ("_believed", "_refuted", "last")
 
     def __init__(self, last: int | None) -> None:
         self.last = last
@@ -95,6 +98,32 @@ class Ledger:
         behind_checksum: CRC-32 over these.
     """
 
+    __slots__ = (
+        "_before",
+        "_began",
+        "_behind",
+        "_contents",
+        "_count",
+        "_expected",
+        "_forgotten",
+        "_forgotten_checksum",
+        "_heads",
+        "_identify",
+        "_ids",
+        "_inherited",
+        "_known",
+        "_places",
+        "_read_to",
+        "_repeats",
+        "_retold",
+        "_retold_checksum",
+        "_seen_ids",
+        "_strict",
+        "checksum",
+        "first_id",
+        "replaying",
+    )
+
     def __init__(
         self,
         first_id: str,
@@ -119,10 +148,11 @@ class Ledger:
         self._expected = 0
         self._strict = False
         self._repeats = False
-        self._seen_ids: set[int] = set()
+        self._seen_ids: AbstractSet[int] = frozenset()
         # Of what an earlier process delivered, only what stands behind the cursor comes again, as a rule.
         self._inherited = behind, behind_checksum
         self._forgotten = self._forgotten_checksum = 0
+        self._heads = self._known = 0
         # The events behind the cursor: the first and the end of them, counted from the first inherited, and the sum.
         self._behind = 0, behind, behind_checksum
         self._count = behind
@@ -141,6 +171,7 @@ class Ledger:
             self.checksum = _chain(content, self.checksum)
             if len(self._ids) >= MAX_REMEMBERED:
                 del self._ids[: MAX_REMEMBERED // 2], self._contents[: MAX_REMEMBERED // 2]
+                self.replaying = False  # the places are others now
             self._ids.append(identity)
             self._contents.append(content)
             self._count += 1
@@ -172,45 +203,49 @@ class Ledger:
         for place, pair in enumerate(zip(self._ids, self._contents, strict=True)):
             self._places.setdefault(pair, place)
         self._seen_ids = set(self._ids)
-        self._expected = max(len(self._ids) - behind, 0)
+        self._known = len(self._ids)  # what is told from here on is not what may come again
+        self._expected = max(self._known - behind, 0)
         self._forgotten = min(max(behind - len(self._ids), 0), self._inherited[0])
         self._forgotten_checksum = 0
         self._strict = strict
+        # With so many events that have no id the answer began: a server that starts over tells them first.
+        self._heads = 0 if self._before[0] else next((at for at, identity in enumerate(self._ids) if identity), 0)
 
     def seam(self) -> Seam:
         """What judges the events behind the replay that has just been begun."""
         return Seam(self._seen_ids)
 
-    def judge(self, event: Fields, cursor: str, *, opens: bool = False) -> Verdict:
+    def judge(self, event: Fields, cursor: str, *, opens: bool = False, unplaced: bool = False) -> Verdict:
         """Judge the next event of a stream that may be repeating.
 
         Args:
             event: The event.
             cursor: SSE id of the last event delivered.
             opens: It is of the kind that begins an answer.
+            unplaced: Cursors stand in the data of events, whatever their ids are, and not in this one.
         """
         name = self._identify(event)
         identity, content = _fingerprint(event, name)
         retold = self._is_retold(event, cursor, opens=opens)
         if retold:
             return self._judge_retold(content)
-        if self._is_forgotten(name, cursor):
+        if self._forgotten and (unplaced or name in ("", cursor)):  # an earlier process had it, and left no more of it
             return self._judge_forgotten(content)
         if self._is_due(identity, content):
             return Verdict.SEEN
         verdict = self._judge_out_of_turn(identity, content)
         if verdict is Verdict.NEW and event.id and event.id == cursor and self._before[0] and not self._repeats:
             verdict = Verdict.SEEN  # the server begins with the event that was named, which an earlier process had
-        if verdict is Verdict.NEW:
+        if verdict is Verdict.NEW and not self._may_precede_repeats(identity):
             self.replaying = False
-            self._places, self._seen_ids = {}, set()
+            self._places, self._seen_ids = {}, frozenset()
         return verdict
 
     def _judge_out_of_turn(self, identity: int, content: int) -> Verdict:
         """An event that is not the one due: the server does not go on from where it was asked to, or it is new."""
         # Once the last event has come again, all that follows is new: some servers give several events one id, and
         # events can be alike.
-        if identity and not (self._repeats and self._expected == len(self._ids)):
+        if identity and not (self._repeats and self._expected == self._known):
             place = self._place_of((identity, content))
             if place is not None:
                 self._expected, self._repeats = place + 1, True
@@ -219,7 +254,7 @@ class Ledger:
                 return Verdict.OTHER
         if self._forgotten_checksum and self._forgotten:
             return Verdict.OTHER  # what was taken for repeats can have been none
-        if self._strict and (self._forgotten or self._expected < len(self._ids)):
+        if self._strict and (self._forgotten or self._expected < self._known):
             return self._judge_from_the_start(identity, content)
         return Verdict.NEW
 
@@ -227,7 +262,7 @@ class Ledger:
         """Where an event was delivered: at the first place from the one that is due on, or else at the first of all."""
         first = self._places.get(pair)
         if first is not None and first < self._expected:
-            for place in range(self._expected, min(self._expected + MAX_OVERLAP, len(self._ids))):
+            for place in range(self._expected, min(self._expected + MAX_OVERLAP, self._known)):
                 if (self._ids[place], self._contents[place]) == pair:
                     return place
         return first
@@ -235,17 +270,20 @@ class Ledger:
     def _is_due(self, identity: int, content: int) -> bool:
         """Whether this very event comes again, if the server goes on from where it was asked to."""
         due = self._expected
-        if due >= len(self._ids) or (self._ids[due], self._contents[due]) != (identity, content):
+        if due >= self._known or (self._ids[due], self._contents[due]) != (identity, content):
             return False
         self._expected += 1
         self._repeats = True
         return True
 
-    def _is_forgotten(self, name: str, cursor: str) -> bool:
-        """Whether it is due, and an earlier process had it, which left no more than how many there were."""
-        if not self._forgotten:
+    def _may_precede_repeats(self, identity: int) -> bool:
+        """Whether repeats may follow a new event: it has no id, and so says nothing of where the server is."""
+        if identity:
             return False
-        return name in ("", cursor)
+        if self._expected < self._known:
+            return self._ids[self._expected] != 0  # so it was not this one that was due
+        self._heads -= 1
+        return self._heads >= 0
 
     def _judge_forgotten(self, content: int) -> Verdict:
         if self._inherited[0] == 1 and not self._strict and _chain(content, 0) != self._inherited[1]:
@@ -292,7 +330,7 @@ class Seam:
         known: Fingerprints of the ids that were seen on earlier connections.
     """
 
-    def __init__(self, known: set[int]) -> None:
+    def __init__(self, known: AbstractSet[int]) -> None:
         self._known = known
         self._told: list[tuple[int, int]] = []
         self._places: dict[tuple[int, int], int] = {}

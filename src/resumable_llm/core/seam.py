@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from enum import Enum
 
-from resumable_llm.core.units import common_prefix, joined, split
+from resumable_llm.core.units import characters, common_prefix, joined, split
 
 MIN_HEAD = 12
 """Characters, at least, that only the head of the text has and the new one begins with, to show a new start."""
@@ -132,7 +132,7 @@ class TextSeam:
         if new.startswith(head):
             if not (self._echoes or (self._echoes is None and len(head) >= MIN_ECHO)):
                 raise StartedOver(_ANEW)
-            self.echoed = len(head)
+            self.echoed = characters(head)
             self._held = new[len(head) :]
         elif head.startswith(new):
             if not last:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.core.units import joined
+from resumable_llm.core.units import characters, joined
 
 Kind = Literal["text", "thinking", "tool", "refusal", "audio", "image", "other"]
 """What a part of a message is. Only an answer of text alone can be continued."""
@@ -128,6 +128,11 @@ class Answer:
     def text(self, key: Key) -> str:
         """A growing part as one text."""
         return joined("".join(self.texts.get(key, ())))
+
+    @property
+    def characters(self) -> int:
+        """Characters of all growing parts."""
+        return sum(characters(piece) for pieces in self.texts.values() for piece in pieces)
 
     def is_closed(self, group: Hashable) -> bool:
         """Whether nothing more can come of a group."""

@@ -16,7 +16,7 @@ from resumable_llm.core.events import Fields
 from resumable_llm.core.framing import Framing
 from resumable_llm.core.seam import StartedOver, TextSeam
 from resumable_llm.core.speech import MESSAGE, Answer, Payload, Says, Slot, Speech, Usage, payload_of
-from resumable_llm.core.units import joined, split
+from resumable_llm.core.units import characters, joined, split
 
 MIN_COUNTED = 8
 """Events with text, at least, that must make a difference to the count of the prompt's tokens."""
@@ -137,7 +137,7 @@ class Repeat:
         new = value[len(again) :]
         if new and self._answer.is_closed(slot.key[0]):
             self._diverge()
-        self.echoed += len(again)
+        self.echoed += characters(again)
         if not again:
             return not new and slot.key in self._due
         if new:

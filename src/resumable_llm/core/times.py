@@ -23,6 +23,8 @@ class Times:
         limits: What they are held against.
     """
 
+    __slots__ = ("_connected_at", "_deadline_at", "_limits", "heard_at")
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._deadline_at = inf

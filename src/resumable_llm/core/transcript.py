@@ -22,6 +22,22 @@ class Transcript:
         framing: How the body is cut into events.
     """
 
+    __slots__ = (
+        "_before_letting_go",
+        "_bytes",
+        "_events",
+        "_gone",
+        "_kept_bytes",
+        "_max_bytes",
+        "_parts",
+        "framing",
+        "fresh",
+        "in_hand",
+        "last_plain",
+        "plain_size",
+        "whole",
+    )
+
     def __init__(self, max_bytes: int, before_letting_go: Callable[[], None], framing: Framing = EVENT_STREAM) -> None:
         self.framing = framing
         self.whole = True

@@ -18,6 +18,11 @@ def split(text: str) -> str:
     return "".join([chr(units[at] | units[at + 1] << 8) for at in range(0, len(units), 2)])
 
 
+def characters(text: str) -> int:
+    """How many characters there are in a text, or in pieces of it: the second half of a pair is none of its own."""
+    return len(text) if text.isascii() else sum(not "\udc00" <= each <= "\udfff" for each in text)
+
+
 def common_prefix(one: str, other: str) -> int:
     """How many characters two texts have in common at their beginning."""
     limit = min(len(one), len(other))

@@ -6,8 +6,9 @@ Adding one: a file, and a line in `DIALECTS`. May import the core and nothing el
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
-from resumable_llm.core.dialect import Dialect, Facts, Finished, PollResult, StillRunning, Unusable
+from resumable_llm.core.dialect import Dialect, Facts, Finished, Ordinary, PollResult, StillRunning, Unusable
 from resumable_llm.core.events import Fields, encode_event
 from resumable_llm.core.framing import EVENT_STREAM, JSON_LINES, Framing
 from resumable_llm.core.model import Position, Progress, Reading, RequestPlan
@@ -40,6 +41,7 @@ __all__ = [
     "Finished",
     "Framing",
     "LastEventId",
+    "Ordinary",
     "PollResult",
     "Position",
     "Progress",
@@ -55,11 +57,14 @@ __all__ = [
 
 ANY_EVENT_STREAM: Dialect = AnyEventStream()
 
+_CHAT: Dialect = OpenAIChat()
+_CHATS: tuple[Dialect, ...] = tuple(map(OpenAIChat, SERVICES))
+
 DIALECTS: tuple[Dialect, ...] = (
     OpenAIResponses(),
     PerplexityAgent(),
-    *map(OpenAIChat, SERVICES),
-    OpenAIChat(),
+    *_CHATS,
+    _CHAT,
     AnthropicMessages(),
     LlamaCompletion(),
     Ollama(),
@@ -75,6 +80,10 @@ DIALECTS: tuple[Dialect, ...] = (
 )
 """In the order in which they are asked whether they recognise a request."""
 
+_ASKED = tuple(dialect for dialect in DIALECTS if dialect not in _CHATS)
+"""Without the services' chats: whose chat completions they are is asked once for each host, not nine times for each
+request.
+"""
 
 _OVER: dict[str, Callable[[Dialect], Dialect]] = {"llama_cpp": LlamaCpp, "relay": Relayed}
 """Servers that keep what they say in the format of any other dialect."""
@@ -82,7 +91,15 @@ _OVER: dict[str, Callable[[Dialect], Dialect]] = {"llama_cpp": LlamaCpp, "relay"
 
 def recognise(request: RequestPlan) -> Dialect | None:
     """The dialect that a request will be answered in as a stream, or None if it asks for no stream."""
-    return next((dialect for dialect in DIALECTS if dialect.recognises(request)), None)
+    for dialect in _ASKED:
+        if dialect.recognises(request):
+            return dialect if dialect is not _CHAT else _chat_at(request.url.partition("://")[2].partition("/")[0])
+    return None
+
+
+@lru_cache(maxsize=256)
+def _chat_at(host: str) -> Dialect:
+    return next((chat for chat, each in zip(_CHATS, SERVICES, strict=True) if each.has(f"https://{host}")), _CHAT)
 
 
 def named(name: str) -> Dialect:

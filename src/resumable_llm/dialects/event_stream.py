@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from re import Pattern
 from typing import Any
 
-from resumable_llm.core.dialect import Dialect, Facts, PollResult, Unusable
+from resumable_llm.core.dialect import Dialect, Facts, Ordinary, PollResult, Unusable
 from resumable_llm.core.events import Fields
 from resumable_llm.core.framing import EVENT_STREAM, Framing
 from resumable_llm.core.model import NOTHING, Headers, Progress, Reading, RequestPlan
@@ -44,7 +43,7 @@ class EventStream:
     confirms_by_poll: bool = False
     withheld: frozenset[str] = frozenset()
     detached: bool = False
-    ordinary: Pattern[bytes] | None = None
+    ordinary: Ordinary | None = None
     overlaps: bool = False
     sequence_key: bytes | None = None
     keeps: str = "the server sent no event ids, so nothing says where to go on"
@@ -56,10 +55,10 @@ class EventStream:
     def prepare(self, request: RequestPlan, key: str) -> RequestPlan:
         """Ask for a body that is not compressed, for a resume counts in its bytes; and name the call."""
         signed = "accept-encoding" in (request.header("authorization") or "")  # as AWS's clients do
-        request = request if signed else request.with_headers(("Accept-Encoding", "identity"))
+        added = [] if signed else [("Accept-Encoding", "identity")]
         if request.method == "POST" and request.header("idempotency-key") is None:
-            request = request.with_headers(("Idempotency-Key", key))
-        return request
+            added.append(("Idempotency-Key", key))
+        return request.with_headers(*added)
 
     def upgrade(self, request: RequestPlan) -> RequestPlan:
         """As it is."""

@@ -13,7 +13,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from resumable_llm.core.dialect import Dialect, Facts
+from resumable_llm.core.dialect import Dialect, Facts, Ordinary
 from resumable_llm.core.events import Fields
 from resumable_llm.core.model import NOTHING, Headers, Reading, RequestPlan
 from resumable_llm.core.transcript import Transcript
@@ -26,6 +26,28 @@ from resumable_llm.dialects.speech.chat import ChatSpeech
 # OpenRouter, Mistral and vLLM; vLLM and SGLang; DeepSeek.
 _FAILED = ("error", "abort", "insufficient_system_resource")
 _SUSPICIOUS = re.compile(rf'"(?:{"|".join(_FAILED)})"').search
+
+_FINISH = b'"finish_reason":'
+# A chunk that says that a choice is not finished is no error: those have a finish_reason, or no choices. The first
+# alternative is llama.cpp's order of fields, and spares the search. Looked ahead, for there is no way back into that:
+# otherwise a long event with many such fields would take time by the square of its length.
+_RUNS = re.compile(
+    rb'(?:data: \{(?!.*_reason": ?")'
+    rb'(?:"choices":\[\{"finish_reason":null,|(?=.*"finish_reason": ?null)).*\n\n)+'
+).fullmatch
+
+
+class _Chunks:
+    """Chunks none of which finishes a choice."""
+
+    @staticmethod
+    def fullmatch(data: bytes, start: int = 0) -> object | None:
+        """What `_RUNS` says: at 12,000 instructions for an event of 218 bytes, so a single one is looked at by hand."""
+        parts = data.split(_FINISH)
+        alone = len(parts) == 2 and parts[1][:4] == b"null" and parts[0][:7] == b"data: {" and not start
+        if alone and 10 not in data[:-2] and data[-1] == 10 == data[-2]:
+            return True
+        return _RUNS(data, start)
 
 
 class OpenAIChat(EventStream):
@@ -49,12 +71,7 @@ class OpenAIChat(EventStream):
     )
     proves_end = True
     speech = ChatSpeech()
-    # A chunk that says that a choice is not finished is no error: those have a finish_reason, or no choices. The first
-    # alternative is llama.cpp's order of fields, and spares the search.
-    ordinary = re.compile(
-        rb'(?:data: \{(?!.*"finish_reason": ?")'
-        rb'(?:"choices":\[\{"finish_reason":null,|(?=.*"finish_reason": ?null)).*\n\n)+'
-    )
+    ordinary: Ordinary | None = _Chunks()
     keeps = "chat completions are not kept on the server"
 
     def __init__(self, service: Service | None = None) -> None:

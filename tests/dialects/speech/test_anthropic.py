@@ -436,6 +436,25 @@ def test_a_continuation_in_another_block() -> None:
     assert [each["text"] for each in accumulated(joined.events)["content"]] == ["One. \n", "Two."]
 
 
+@pytest.mark.parametrize("empty", [(), ("",)])
+def test_an_empty_block_behind_another_is_none(empty: tuple[str, ...]) -> None:
+    """Whatever comes behind it takes its place."""
+    head = answer_of(text(0, "One."))
+    blank = text(0, *empty)
+    nothing: list[Json] = [*blank[:1], {"type": "ping"}, *blank[1:]]
+    alone = continued(head, answer_of(nothing, end()))
+    assert names(alone.tail) == ["ping", "message_delta", "message_stop"]
+    more = continued(head, answer_of(nothing, text(1, "", "Two."), tool(2, "{}"), end("tool_use")))
+    assert is_well_formed(more.events)
+    assert [each["type"] for each in accumulated(more.events)["content"]] == ["text", "text", "tool_use"]
+    assert delivered_text(more.events) == "One.Two."
+
+
+def test_an_empty_block_is_an_answer_where_nothing_was_said() -> None:
+    joined = continued(answer_of(), answer_of(text(0), end()))
+    assert [each["text"] for each in accumulated(joined.events)["content"]] == [""]
+
+
 def test_a_continuation_that_says_nothing_more_closes_the_block() -> None:
     for tail in (end(), end()[1:]):
         joined = continued(PLAIN[:5], answer_of(tail))

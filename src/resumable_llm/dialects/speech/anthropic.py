@@ -83,13 +83,16 @@ class AnthropicSpeech:
 
         What a block says in its start is said behind it, for the start may be one that the caller has.
         """
-        before = _move(payload, answer) if "seam" in answer.names else []
-        block, index = object_in(payload, "content_block"), payload.get("index")
-        after = []
-        for name in _said_at_once(block):
-            after.append(_written("content_block_delta", index, delta={"type": f"{name}_delta", name: block[name]}))
-            block[name] = ""
-        return [*before, (event, payload), *after]
+        told = _wait_for_text(event, payload, answer.names["seam"]) if "seam" in answer.names else [(event, payload)]
+        found = []
+        for named, renamed in told:
+            found += _move(renamed, answer) if "seam" in answer.names else []
+            block, index = object_in(renamed, "content_block"), renamed.get("index")
+            found.append((named, renamed))
+            for name in _said_at_once(block):
+                found.append(_written("content_block_delta", index, delta={"type": f"{name}_delta", name: block[name]}))
+                block[name] = ""
+        return found
 
     def tidy(self, event: Fields, payload: Payload, spent: list[Slot]) -> bool:
         """Nothing is left of an event whose one slot is spent."""
@@ -102,7 +105,7 @@ class AnthropicSpeech:
     def go_on(self, request: RequestPlan, answer: Answer, text: str, *, can_continue: bool | None) -> Ask:
         """What was said as the last message, block by block."""
         at = _open_index(answer)
-        answer.names["seam"] = {"index": at, "open": at in answer.names.get("blocks", {}), "shift": None}
+        answer.names["seam"] = {"index": at, "open": at in answer.names.get("blocks", {}), "shift": None, "held": None}
         said = [answer.text((index, "text")) for index in range(at)] + [text]
         while said and not said[-1].strip():
             said.pop()
@@ -245,6 +248,27 @@ def _open_index(answer: Answer) -> int:
     last = max(blocks, default=-1)
     is_open = last in blocks and blocks[last].get("type") == "text" and not answer.is_closed(last)
     return last if is_open else last + 1
+
+
+def _wait_for_text(event: Fields, payload: Payload, seam: Payload) -> list[tuple[Fields, Payload]]:
+    """What is told by now: the start of a block of text behind one that was closed waits for what is in it.
+
+    A model that has nothing to add may say so in an empty block, which no answer has behind another.
+    """
+    kind, block, held = payload.get("type"), object_in(payload, "content_block"), seam["held"]
+    if held is None:
+        first = seam["shift"] is None and not seam["open"] and seam["index"] > 0
+        if not (first and block.get("type") == "text" and not block.get("text")):
+            return [(event, payload)]
+        seam["held"] = event, payload
+    elif kind == "content_block_stop":
+        seam["held"] = None
+    elif not isinstance(payload.get("index"), int):
+        return [(event, payload)]
+    elif object_in(payload, "delta").get("text") != "":
+        seam["held"] = None
+        return [held, (event, payload)]
+    return []
 
 
 def _move(payload: Payload, answer: Answer) -> list[tuple[Fields, Payload]]:
