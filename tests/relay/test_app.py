@@ -562,7 +562,7 @@ def test_slow_reader_is_let_go_and_holds_nobody_back() -> None:
     words = ("x" * 10_000,) * 1000
     with (
         Scripted(Answer(wire.blocks(wire.chat(words)))) as upstream,
-        Served(upstream, send_seconds=0.2) as served,
+        Served(upstream, send_seconds=1.0) as served,
         served.client() as client,
         socket.create_connection(served.address) as raw,
     ):

@@ -222,11 +222,11 @@ def test_retry_of_a_request_that_was_lost_is_the_same_request(http: Any) -> None
     """The relay has the request, and the client's connection fails before it has heard of an answer."""
     gate = Gate(wire.blocks(wire.chat()))
     with gate, Scripted(gate.answer) as upstream, Served(upstream) as served, FaultProxy(served.url) as proxy:
-        api = rl.wrap(openai(upstream.url, http, timeout=0.5, max_retries=2), relay=proxy.url, policy=policy())
+        api = rl.wrap(openai(upstream.url, http, timeout=1.0, max_retries=2), relay=proxy.url, policy=policy())
         found: list[Any] = []
         asking = threading.Thread(target=lambda: found.extend(chat(api)))
         asking.start()
-        served.until(lambda: len(proxy.requests) == 2 and served.readers == 1)
+        served.until(lambda: len(proxy.requests) >= 2 and served.readers == 1)
         gate.open()
         asking.join(20)
         assert len(found) == len(wire.chat()) - 1

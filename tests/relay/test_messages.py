@@ -185,6 +185,18 @@ async def test_caller_may_be_left() -> None:
     assert (client.gone, client.left) == (True, True)
 
 
+async def test_caller_who_has_gone_is_waited_for_no_more() -> None:
+    client, calls, come = Caller(stays=False).client(), list[str](), asyncio.Event()
+    client.watch(lambda: calls.append("while there"))
+    await asyncio.wait_for(client.wait_for(asyncio.Event()), 10)
+    client.watch(lambda: calls.append("when gone"))
+    assert calls == ["while there", "when gone"]
+    come.set()
+    assert not await client.wait_for(come)
+    client.close()
+    assert calls == ["while there", "when gone"]
+
+
 async def test_answers() -> None:
     caller = Caller()
     await caller.client().answer(204)

@@ -248,7 +248,7 @@ def test_slow_reader_is_let_go() -> None:
     words = ("x" * 10_000,) * 1000
     with (
         Scripted(Answer(wire.blocks(wire.chat(words)))) as upstream,
-        Served(upstream, send_seconds=0.2) as served,
+        Served(upstream, send_seconds=1.0) as served,
         served.client() as client,
         sockets.create_connection(served.address) as raw,
     ):

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import time
+from functools import lru_cache
 from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
@@ -64,11 +65,18 @@ class JsonLines(TextLines):
 
 def _parts(record: logging.LogRecord) -> tuple[str, dict[str, str | float]]:
     """The event, and its values by name."""
-    found = _EVENT.fullmatch(str(record.msg))
-    if found is None:
+    event, names = _named(str(record.msg))
+    if not event:
         return record.getMessage(), {}
     values = record.args if isinstance(record.args, tuple) else ()
-    return found[1], {name: _plain(value) for name, value in zip(_NAME.findall(found[2]), values, strict=True)}
+    return event, {name: _plain(value) for name, value in zip(names, values, strict=True)}
+
+
+@lru_cache(maxsize=128)
+def _named(message: str) -> tuple[str, tuple[str, ...]]:
+    """The event that a message names, and the names of its values; none where it has not the form."""
+    found = _EVENT.fullmatch(message)
+    return ("", ()) if found is None else (found[1], tuple(_NAME.findall(found[2])))
 
 
 def _plain(value: object) -> str | float:
@@ -82,4 +90,9 @@ def _word(value: str | float) -> str:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -20,7 +20,8 @@ import secrets
 import sys
 import time
 from collections import OrderedDict
-from contextlib import ExitStack, suppress
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,7 +33,7 @@ from resumable_llm.core.partial import partial_of
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects import named
 from resumable_llm.log.errors import Ahead, BadCursor, Expired, KeyReused, LogError, Missing, StoreFull
-from resumable_llm.log.model import Cursor, Log, State, Store
+from resumable_llm.log.model import Cursor, Head, Log, State, Store
 from resumable_llm.log.scope import fingerprint_of, scope_of
 from resumable_llm.relay.frames import error_object
 from resumable_llm.relay.generation import STOPPED, Generation
@@ -47,12 +48,16 @@ from resumable_llm.transports.aiohttp import ERRORS, AiohttpExchange, new_sessio
 
 _logger = logging.getLogger("resumable_llm.relay")
 
+_FOR_OPERATORS = (b"/_health", b"/_ready", b"/metrics")
 _OURS = re.compile(rb"/_streams/([A-Za-z0-9_-]{1,64})(/.*)?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _AFTER = re.compile(rb"(?:^|&)after=([^&]*)")
 _NOT_STORED = (b"x-relay-store", b"none")
 _SWEEP_SECONDS = 30.0
 _MAX_REMEMBERED = 10_000
+
+Telling = Coroutine[Any, Any, None]
+"""Sends a log to whoever has asked for it."""
 
 
 class Relay:
@@ -91,7 +96,9 @@ class Relay:
             receive, send = socket.receive, socket.send
         client = Client(receive, send, self._settings.send_seconds)
         try:
-            await (self._serve(scope, client) if socket is None else self._serve_socket(socket, client))
+            telling = await (self._serve(scope, client) if socket is None else self._serve_socket(socket, client))
+            if telling is not None:
+                await telling
         except (Refused, LogError) as error:
             self._metrics.note_failure(error)
             refused = error if isinstance(error, Refused) else _refusal(error)
@@ -159,24 +166,17 @@ class Relay:
             self._session = new_session(self._settings.upstream)
             self._sweeper = asyncio.create_task(self._sweep())
 
-    async def _serve(self, scope: Scope, client: Client) -> None:
+    # Where a log is the answer, `_serve` and what it calls hand back what is left to be awaited: to tell it. While it
+    # is read, the frames that have found it are gone with all that they hold, which is a kilobyte of each reader.
+
+    async def _serve(self, scope: Scope, client: Client) -> Telling | None:
         self._start()
         inbound = Inbound(scope)
-        if inbound.path == b"/_health":
-            await client.answer(200, {"status": "ok"})
-            return
-        if inbound.path == b"/_ready":
-            await client.answer(503 if self._generations.closing else 200, {"running": self.running})
-            return
-        if inbound.path == b"/metrics":
-            body, content_type = self._metrics.exposition(inbound.header(b"accept") or "")
-            await client.start(200, [(b"content-type", content_type), (b"content-length", b"%d" % len(body))])
-            await client.write(body, more=False)
-            return
-        caller = scope_of(self._secret, inbound.headers, inbound.query)
+        if inbound.path in _FOR_OPERATORS:
+            await self._serve_operator(inbound, client)
+            return None
         if not inbound.path.startswith(b"/_"):
-            await self._call(inbound, client, caller, inbound.path)
-            return
+            return await self._call(inbound, client, inbound.path)
         found = _OURS.fullmatch(inbound.path)
         if found is None:
             raise Refused(404, "not_found", "there is nothing here")
@@ -186,15 +186,25 @@ class Relay:
         if rest is not None:
             if inbound.method != "PUT" or UUID.fullmatch(name) is None:
                 raise Refused(405, "not_allowed", "PUT /_streams/{uuid}/{path} is all there is", [(b"allow", b"PUT")])
-            await self._call(inbound, client, caller, rest, name.lower())
-        elif inbound.method == "GET":
-            await self._show(inbound, client, caller, name)
-        elif inbound.method == "DELETE":
-            await self._stop(client, caller, name)
-        else:
-            raise Refused(405, "not_allowed", "GET or DELETE", [(b"allow", b"GET, DELETE")])
+            return await self._call(inbound, client, rest, name.lower())
+        if inbound.method == "GET":
+            return await self._show(inbound, client, self._scope_of(inbound), name)
+        if inbound.method == "DELETE":
+            await self._stop(client, self._scope_of(inbound), name)
+            return None
+        raise Refused(405, "not_allowed", "GET or DELETE", [(b"allow", b"GET, DELETE")])
 
-    async def _serve_socket(self, socket: Socket, client: Client) -> None:
+    async def _serve_operator(self, inbound: Inbound, client: Client) -> None:
+        if inbound.path == b"/_health":
+            await client.answer(200, {"status": "ok"})
+        elif inbound.path == b"/_ready":
+            await client.answer(503 if self._generations.closing else 200, {"running": self.running})
+        else:
+            body, content_type = self._metrics.exposition(inbound.header(b"accept") or "")
+            await client.start(200, [(b"content-type", content_type), (b"content-length", b"%d" % len(body))])
+            await client.write(body, more=False)
+
+    async def _serve_socket(self, socket: Socket, client: Client) -> Telling | None:
         self._start()
         await socket.open()
         inbound = Inbound(socket.request)
@@ -207,68 +217,79 @@ class Relay:
             raise Refused(503, "busy", "there are as many WebSockets as there may be", [(b"retry-after", b"5")])
         self._metrics.sockets += 1
         try:
-            log = await self._find(scope_of(self._secret, inbound.headers, inbound.query), found[1].decode())
+            log = await self._find(self._scope_of(inbound), found[1].decode())
             socket.reads(log, _cursor_in(inbound))
             await self._tell(log, inbound, client, 200)
         finally:
             self._metrics.sockets -= 1
+        return None
 
     # Requests for the upstream
 
-    async def _call(self, inbound: Inbound, client: Client, caller: str, path: bytes, name: str | None = None) -> None:
+    async def _call(self, inbound: Inbound, client: Client, path: bytes, name: str | None = None) -> Telling | None:
         settings = self._settings
         body = await client.body(settings.max_request_bytes, settings.request_seconds)
         method = inbound.method if name is None else "POST"
         query = b"?" + inbound.query if inbound.query else b""
-        meant_for = inbound.header(b"relay-upstream")
-        if meant_for is not None:
-            try:
-                path = settings.behind_upstream(meant_for, path.decode("ascii")).encode("ascii")
-            except ValueError as error:
-                raise Refused(421, "wrong_upstream", str(error)) from None
+        path = self._behind_upstream(inbound, path)
         plan = RequestPlan(method, f"{settings.upstream}{(path + query).decode('ascii')}", inbound.upward(), body)
         if inbound.forbids_store:
             if name is not None:
                 raise Refused(400, "contradiction", "what must not be stored cannot be a resource")
             await self._pass(plan, client)
-            return
+            return None
         key = name or inbound.header(b"idempotency-key")
         if key is not None and _KEY.fullmatch(key) is None:
             raise Refused(400, "bad_key", "an Idempotency-Key has 1 to 255 characters, ASCII without blanks")
-        ask = Ask(plan, caller, key, fingerprint_of(self._secret, method, path, inbound.query, body))
-        if key is not None and await self._join(ask, key, inbound, client):
-            return
+
+        def whose() -> tuple[str, str]:
+            return self._scope_of(inbound), fingerprint_of(self._secret, method, path, inbound.query, body)
+
+        ask = Ask(plan, key, whose)
+        if key is not None:
+            known, telling = await self._join(ask, key, inbound, client)
+            if known:
+                return telling
         if inbound.header(b"last-event-id"):
             raise Refused(404, "not_found", "there is no stream here that this Last-Event-ID is of")
         generation = self._generations.begin(ask)
         with generation.reading():
             there = await client.wait_for(generation.begun)
         if generation.log is not None and there:
-            await self._tell(generation.log, inbound, client, 200 if name is None else 201, plan)
-        elif not there:
+            return self._tell(generation.log, inbound, client, 200 if name is None else 201, plan)
+        if not there:
             generation.disown()
         elif generation.response is not None:
             await self._forward(generation.response, client)
         else:
             raise _refusal(generation.failure)
+        return None
 
-    async def _join(self, ask: Ask, key: str, inbound: Inbound, client: Client) -> bool:
-        """Serve a request that has been made before, or is being made; False if there is none such."""
+    def _behind_upstream(self, inbound: Inbound, path: bytes) -> bytes:
+        meant_for = inbound.header(b"relay-upstream")
+        if meant_for is None:
+            return path
+        try:
+            return self._settings.behind_upstream(meant_for, path.decode("ascii")).encode("ascii")
+        except ValueError as error:
+            raise Refused(421, "wrong_upstream", str(error)) from None
+
+    async def _join(self, ask: Ask, key: str, inbound: Inbound, client: Client) -> tuple[bool, Telling | None]:
+        """Whether a request has been made before, or is being made; if so it is served by what this hands back."""
         while True:
             log = await ask_store(self._store, self._store.by_key, ask.caller, key)
             asked = self._generations.asked(ask.caller, key)  # only now: somebody may have asked meanwhile
             known = log.head.fingerprint if log is not None else asked.fingerprint if asked is not None else None
             if known is None:
-                return False
+                return False, None
             if known != ask.fingerprint:
                 raise _refusal(KeyReused())
             if log is not None:
-                await self._tell(log, inbound, client, 200, ask.plan)
-                return True
+                return True, self._tell(log, inbound, client, 200, ask.plan)
             assert asked is not None
             with asked.reading():
                 if not await client.wait_for(asked.begun):
-                    return True
+                    return True, None
             # Refused was somebody else's request, and theirs alone: then this one is made.
             self._generations.forget(asked, ask)
 
@@ -328,39 +349,34 @@ class Relay:
             self._generations.must_be_open()
         if generation is not None and generation.readers >= self._settings.max_readers:
             raise Refused(429, "too_many_readers", "the stream has as many readers as it may", [(b"retry-after", b"5")])
-        headers = [
-            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers),
-            (b"location", f"{inbound.root}/_streams/{head.id}".encode()),
-            (b"idempotency-key", head.key.encode()),
-            (b"cache-control", b"no-cache, no-transform"),
-            (b"x-accel-buffering", b"no"),
-        ]
-        google = (is_call or b"ids=none" in inbound.query) and _dialect_of(log) == "gemini_generate"
-        with ExitStack() as stack:
-            if generation is not None:
-                stack.enter_context(generation.reading())
+        google = (is_call or b"ids=none" in inbound.query) and _is_google(log)
+        of = [] if generation is None else [generation]
 
-            async def go_on() -> bool:
-                goes_on = await self._generations.go_on(log, inbound, again)
-                revived = self._generations.of(log)
-                if revived is not None:
-                    stack.enter_context(revived.reading())
-                return goes_on
+        async def go_on() -> bool:
+            goes_on = await self._generations.go_on(log, inbound, again)
+            revived = self._generations.of(log)
+            if revived is not None:
+                revived.add_reader()
+                of.append(revived)
+            return goes_on
 
-            self._reading[client] = log
-            try:
-                await read_log(log, after, client, status, headers, google=google, go_on=go_on)
-            finally:
-                del self._reading[client]
-            if client.left:
-                raise Moved
+        for each in of:
+            each.add_reader()
+        self._reading[client] = log
+        try:
+            await read_log(log, after, client, status, _headers_of(head, inbound.root), google=google, go_on=go_on)
+        finally:
+            del self._reading[client]
+            for each in of:
+                each.remove_reader()
+        if client.left:
+            raise Moved
 
-    async def _show(self, inbound: Inbound, client: Client, caller: str, name: str) -> None:
+    async def _show(self, inbound: Inbound, client: Client, caller: str, name: str) -> Telling | None:
         log = await self._find(caller, name)
         asked_for = _cursor_in(inbound)
         if asked_for or not inbound.accepts("application/json") or inbound.accepts("text/event-stream"):
-            await self._tell(log, inbound, client, 200)
-            return
+            return self._tell(log, inbound, client, 200)
         generation = self._generations.of(log)
         await client.answer(
             200,
@@ -377,6 +393,7 @@ class Relay:
                 "partial": await asyncio.to_thread(_partial, log),
             },
         )
+        return None
 
     async def _stop(self, client: Client, caller: str, name: str) -> None:
         log = await self._find(caller, name)
@@ -389,6 +406,9 @@ class Relay:
             with suppress(Missing):  # somebody else was faster
                 await ask_store(self._store, self._store.delete, caller, name)
         await client.answer(204)
+
+    def _scope_of(self, inbound: Inbound) -> str:
+        return scope_of(self._secret, inbound.headers, inbound.query)
 
     async def _find(self, caller: str, name: str) -> Log:
         try:
@@ -431,6 +451,20 @@ def _after(log: Log, inbound: Inbound) -> int:
         raise Refused(400, "bad_cursor", str(error)) from None
     except Ahead as error:  # 416 is what our own readers take for the end of all hope, as 404 and 410
         raise Refused(416, "no_such_event", str(error)) from None
+
+
+def _headers_of(head: Head, root: str) -> Pairs:
+    return [
+        *[(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers],
+        (b"location", f"{root}/_streams/{head.id}".encode()),
+        (b"idempotency-key", head.key.encode()),
+        (b"cache-control", b"no-cache, no-transform"),
+        (b"x-accel-buffering", b"no"),
+    ]
+
+
+def _is_google(log: Log) -> bool:
+    return "gemini_generate" in log.head.upstream and _dialect_of(log) == "gemini_generate"
 
 
 def _dialect_of(log: Log) -> str:

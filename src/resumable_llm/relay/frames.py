@@ -17,10 +17,16 @@ _KEPT = (b"event", b"data")
 
 def is_frame(data: bytes) -> bool:
     """Whether this is a single event already, as a log has it: a data line, and perhaps its name before."""
-    # Searched, not matched: a regular expression takes ten times as long to find the end of a line.
-    start = data.find(b"\n") + 1 if data.startswith(b"event: ") else 0
-    line = data.startswith(b"data: ", start) and data.find(b"\n", start) == len(data) - 2
-    return line and data.endswith(b"\n\n") and 13 not in data
+    # Cut, not searched: a regular expression takes ten times as long to find the end of a line, and CPython 3.11's
+    # `find`, `startswith` and `endswith` take two to three times as long as slices.
+    line, _, rest = data.partition(b"\n")
+    if line[:6] != b"data: ":
+        if line[:7] != b"event: ":
+            return False
+        line, _, rest = rest.partition(b"\n")
+        if line[:6] != b"data: ":
+            return False
+    return rest == b"\n" and 13 not in data
 
 
 def frames_of(blocks: Iterable[bytes]) -> list[bytes]:

@@ -11,14 +11,13 @@ import logging
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import ResumableError
 from resumable_llm.core.framing import EVENT_STREAM
 from resumable_llm.core.machine import Conversation
-from resumable_llm.core.model import Checkpoint, Notice, Report, RequestPlan
+from resumable_llm.core.model import Checkpoint, Headers, Notice, Report, RequestPlan
 from resumable_llm.core.notes import Notes
 from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers.async_driver import AsyncDriver
@@ -27,18 +26,24 @@ from resumable_llm.log.model import Log, State
 from resumable_llm.relay.frames import error_frame, frames_of, is_frame
 from resumable_llm.relay.settings import RelaySettings
 from resumable_llm.transports.aiohttp import ERRORS, FAMILY_ERROR, AiohttpExchange
-from resumable_llm.transports.call import limits_of
 
 _logger = logging.getLogger("resumable_llm.relay")
 
 Open = Callable[..., Awaitable[AiohttpExchange]]
 BeginLog = Callable[[AiohttpExchange, str], Awaitable["tuple[Log, bool]"]]
 """Begins the log of an answer, given the response and the dialect's name; as `Store.begin`."""
+Right = AbstractAsyncContextManager["Log | None"]
+"""The right to ask for an answer; instead of it, its log, if another relay was faster."""
+FREE: Right = nullcontext()
+"""Where nobody else could ask."""
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
-_MAX_TRANSCRIPT_BYTES = 1024 * 1024  # the log has all of it; this is for comparing, and to complete it from a poll
 _NOBODY = "nobody has read the answer, so it was stopped"
 STOPPED = "the answer was stopped, as its owner asked"
+
+_TOLD: Headers = {}  # the log has them
+_BEGUN = asyncio.Event()  # for all that have: an event that nobody waits for any more is 700 bytes of each stream
+_BEGUN.set()
 
 
 class Generation:
@@ -47,16 +52,44 @@ class Generation:
     Args:
         plan: The request, as it goes to the upstream.
         dialect: Its wire protocol; None if it does not ask for a stream, which the answer may be all the same.
-        fingerprint: Of the request.
+        fingerprint: Of the request, if it has a key of its caller's.
         key: The idempotency key that it carries.
         settings: The relay's.
         open_: Sends a request; see `open_exchange`.
-        begin_log: Called once the answer has begun.
+        begin_log: Called once the answer has begun; None where there is a log.
+        right: Held while the answer begins.
         log: The log of an answer that was interrupted and reopened; then the first request is a resume.
         checkpoint: Where that log ends.
         noted: The log outlives this process, so it is noted in it where to go on.
         shared: Another relay may end the log.
     """
+
+    __slots__ = (
+        "_begin_log",
+        "_dialect",
+        "_disowned",
+        "_driver",
+        "_ending",
+        "_notes",
+        "_open",
+        "_resumes",
+        "_right",
+        "_settings",
+        "_shared",
+        "_slices",
+        "_stopped",
+        "_timer",
+        "_told_begun",
+        "_worth_noting",
+        "begun",
+        "failure",
+        "fingerprint",
+        "log",
+        "outcome",
+        "readers",
+        "response",
+        "task",
+    )
 
     def __init__(
         self,
@@ -67,7 +100,8 @@ class Generation:
         key: str,
         settings: RelaySettings,
         open_: Open,
-        begin_log: BeginLog,
+        begin_log: BeginLog | None,
+        right: Right = FREE,
         log: Log | None = None,
         checkpoint: Checkpoint | None = None,
         noted: bool = False,
@@ -84,20 +118,26 @@ class Generation:
         """Why there is no answer, or why it could not be kept any more."""
         self.outcome: State | None = None
         """How it has ended, if it was this that ended it."""
-        self._plan = plan
         self._dialect = dialect
         self._settings = settings
         self._open = open_
         self._begin_log = begin_log
+        self._right = right
         self._shared = shared
         self._resumes = checkpoint is not None
         self._stopped = False
+        self._told_begun = False
         self._disowned = False
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
-        policy = settings.policy
-        limits = replace(limits_of(policy), max_transcript_bytes=_MAX_TRANSCRIPT_BYTES)
-        talk = Conversation(plan, dialect or ANY_EVENT_STREAM, policy.backoff, limits, key=key, checkpoint=checkpoint)
+        talk = Conversation(
+            plan,
+            dialect or ANY_EVENT_STREAM,
+            settings.policy.backoff,
+            settings.limits,
+            key=key,
+            checkpoint=checkpoint,
+        )
         self._notes = Notes(talk) if noted else None
         self._slices = 0
         self._worth_noting = False
@@ -107,15 +147,23 @@ class Generation:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Be a reader, or wait to become one."""
-        self.readers += 1
-        self._cancel_timer()
+        self.add_reader()
         try:
             yield
         finally:
-            self.readers -= 1
-            if self.readers == 0 and self._settings.patience is not None and not self.task.done():
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(self._settings.patience, self._abandon)
+            self.remove_reader()
+
+    def add_reader(self) -> None:
+        """There is one more."""
+        self.readers += 1
+        self._cancel_timer()
+
+    def remove_reader(self) -> None:
+        """There is one less."""
+        self.readers -= 1
+        if self.readers == 0 and self._settings.patience is not None and not self.task.done():
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._settings.patience, self._abandon)
 
     def disown(self) -> None:
         """Whoever asked has gone. An answer that is no stream is for nobody then, and a request for none is dropped."""
@@ -151,14 +199,22 @@ class Generation:
     async def _run(self) -> None:
         try:
             if self.log is None:
-                await self._begin()
+                async with self._right as begun:
+                    if begun is None:
+                        await self._begin()
+                    else:
+                        self.log, self._stopped = begun, True
         except asyncio.CancelledError:
             self.failure = ConnectionAbortedError("the request was given up before it was answered")
         except Exception as error:  # noqa: BLE001 - whoever waits for the answer is told
             self.failure = error
         finally:
             self.begun.set()
+            self.begun = _BEGUN
+            self._begin_log = None
+            self._right = FREE
         if self.log is not None and not self._stopped:
+            asyncio.get_running_loop().call_soon(self._tell_begun)  # behind the first event, which it would delay
             unsubscribe = self._watch(self.log) if self._shared else None
             try:
                 await self._fill(self.log)
@@ -178,11 +234,13 @@ class Generation:
                 exchange.close()
             return
         self._driver.adopt(exchange)
+        assert self._begin_log is not None
         try:
             self.log, new = await self._begin_log(exchange, self._driver.conversation.dialect.name)
         except LogError:
             await self._driver.cancel()
             raise
+        exchange.pairs, exchange.headers = (), _TOLD
         if not new:  # the same request has been answered meanwhile
             self._stopped = True
             await self._driver.cancel()
@@ -190,12 +248,12 @@ class Generation:
     async def _fill(self, log: Log) -> None:
         split = EVENT_STREAM.splitter(sys.maxsize).split
         talk = self._driver.conversation
+        noted = self._notes is not None
 
         def keep(data: bytes) -> None:
             if frames := [data] if is_frame(data) else frames_of(split(data)):
-                log.append(frames, note=self._note_now(), wait=False)
+                log.append(frames, note=self._note_now() if noted else None, wait=False)
 
-        _logger.info("relay.begun id=%s dialect=%s", self._id, talk.dialect.name)
         try:
             if self._resumes and not await self._driver.begin():
                 self._end(State.FAILED, "cannot_resume", "the upstream has refused to go on")
@@ -262,7 +320,13 @@ class Generation:
                 state = State.INTERRUPTED  # whose readers are told by the relay itself
         if self.log.end(state, reason):
             self.outcome = state
+            self._tell_begun()
             _logger.info("relay.ended id=%s state=%s events=%d", self._id, state.value, self.log.last)
+
+    def _tell_begun(self) -> None:
+        if not self._told_begun:
+            self._told_begun = True
+            _logger.info("relay.begun id=%s dialect=%s", self._id, self._driver.conversation.dialect.name)
 
     def _abandon(self) -> None:
         self._ending = asyncio.create_task(self.stop(State.ABANDONED, "abandoned", _NOBODY))
@@ -287,6 +351,7 @@ class Generation:
         return self.log.head.id if self.log is not None else "-"
 
     def _note(self, notice: Notice) -> None:
+        self._tell_begun()
         _logger.info(
             "relay.upstream id=%s kind=%s attempt=%d events=%d seconds=%.1f",
             self._id,

@@ -7,15 +7,16 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import lru_cache, partial
 from typing import ParamSpec, TypeVar
 
 from resumable_llm.core.model import RequestPlan
 from resumable_llm.dialects import EVENT_STREAM, recognise
-from resumable_llm.log.errors import LogEnded, LogError
+from resumable_llm.log.errors import KeyReused, LogEnded, LogError
 from resumable_llm.log.model import Head, Log, State, Store
-from resumable_llm.relay.generation import Generation, Open
+from resumable_llm.relay.generation import FREE, Generation, Open
 from resumable_llm.relay.messages import Inbound, Refused, downward
 from resumable_llm.relay.metrics import Metrics
 from resumable_llm.relay.revival import revival_of
@@ -27,27 +28,49 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 0.5
+"""How often to look whether another relay has begun an answer: no reader waits for longer than its provider takes."""
+
+_OWN = frozenset({b"location", b"cache-control", b"idempotency-key"})
 
 
 class Moved(Exception):
     """An answer can go on, but not here and now: its readers are to come back, to this relay or another."""
 
 
-@dataclass(frozen=True)
 class Ask:
     """A request for the upstream, and whose it is.
 
-    Attributes:
+    Args:
         plan: The request.
-        caller: The scope of who makes it.
         key: The caller's idempotency key, if there is one.
-        fingerprint: Of the request.
+        whose: Gives the scope of who makes it, and the fingerprint of the request. Unless there is a key, neither is
+            of use before there is an answer: then they are found out while that is waited for.
     """
 
-    plan: RequestPlan
-    caller: str
-    key: str | None
-    fingerprint: str
+    __slots__ = ("_named", "_whose", "key", "plan")
+
+    def __init__(self, plan: RequestPlan, key: str | None, whose: Callable[[], tuple[str, str]]) -> None:
+        self.plan = plan
+        self.key = key
+        self._whose = whose
+        self._named: tuple[str, str] | None = None
+
+    def name(self) -> tuple[str, str]:
+        """The scope, and the fingerprint."""
+        if self._named is None:
+            self._named = self._whose()
+        return self._named
+
+    @property
+    def caller(self) -> str:
+        """The scope of who makes it."""
+        return self.name()[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the request."""
+        return self.name()[1]
 
 
 class Generations:
@@ -112,6 +135,7 @@ class Generations:
 
         Raises:
             Refused: There is no room for it.
+            StoreFailed: Its answer could not be kept.
         """
         self.must_be_open()
         if self._is_full:
@@ -134,13 +158,15 @@ class Generations:
                 fingerprint=ask.fingerprint,
                 status=exchange.status,
                 headers=tuple(
-                    (name.decode("latin-1"), value.decode("latin-1"))
-                    for name, value in downward(exchange.pairs, decoded=True)
-                    if name not in (b"location", b"cache-control", b"idempotency-key")
+                    [
+                        (name.decode("latin-1"), value.decode("latin-1"))
+                        for name, value in downward(exchange.pairs, decoded=True)
+                        if name not in _OWN
+                    ]
                 ),
                 created_at=time.time(),
                 ttl=self._settings.ttl,
-                upstream=json.dumps({"dialect": dialect_name}),
+                upstream=_written_by(dialect_name),
             )
             log, new = await ask_store(self._store, self._store.begin, head)
             if new:
@@ -149,21 +175,25 @@ class Generations:
                 self._metrics.await_first_event(log, asked_at)
             return log, new
 
+        if dialect is not None:
+            self._store.must_take()
         generation = Generation(
             plan,
             dialect,
-            fingerprint=ask.fingerprint,
+            fingerprint="" if key is None else ask.fingerprint,
             key=own,
             settings=self._settings,
             open_=self._open,
             begin_log=begin_log,
+            right=self._right(ask, key) if self._store.remote and key is not None and dialect is not None else FREE,
             noted=self._store.survives,
             shared=self._store.remote,
         )
         if key is not None and dialect is not None:
             self._asked[ask.caller, key] = generation
-        self._watch(generation, ask.caller)
-        generation.task.add_done_callback(lambda _: self.forget(generation, ask))
+            generation.task.add_done_callback(lambda _: self.forget(generation, ask))
+        self._watch(generation)
+        asyncio.get_running_loop().call_soon(ask.name)  # behind the task, which sends the request
         return generation
 
     async def go_on(self, log: Log, inbound: Inbound, again: RequestPlan | None) -> bool:
@@ -199,14 +229,14 @@ class Generations:
             key=head.key,
             settings=self._settings,
             open_=self._open,
-            begin_log=_begun_before,
+            begin_log=None,
             log=log,
             checkpoint=found.checkpoint,
             noted=True,
             shared=self._store.remote,
         )
         self._by_log[head.scope, head.id] = generation
-        self._watch(generation, head.scope)
+        self._watch(generation)
         return True
 
     async def drain(self) -> None:
@@ -217,20 +247,37 @@ class Generations:
             await asyncio.wait(tasks, timeout=self._settings.shutdown_seconds)
         await asyncio.gather(*(each.interrupt("the relay was shut down") for each in list(self.running)))
 
+    @asynccontextmanager
+    async def _right(self, ask: Ask, key: str) -> AsyncIterator[Log | None]:
+        """Let no other relay ask for the same meanwhile, or wait for what one that was faster asks for."""
+        pause = _PAUSE_SECONDS
+        while (claim := await ask_store(self._store, self._store.claim, ask.caller, key)) is None:
+            log = await ask_store(self._store, self._store.by_key, ask.caller, key)
+            if log is not None:
+                if log.head.fingerprint != ask.fingerprint:
+                    raise KeyReused
+                yield log
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _MAX_PAUSE_SECONDS)
+        try:
+            yield None
+        finally:
+            claim.release()
+
     @property
     def _is_full(self) -> bool:
         return len(self.running) >= self._settings.max_streams
 
-    def _watch(self, generation: Generation, caller: str) -> None:
-        def ended(_: object) -> None:
-            self.running.discard(generation)
-            self._metrics.note_end(generation)
-            found = (caller, generation.log.head.id if generation.log is not None else "")
-            if self._by_log.get(found) is generation:
-                del self._by_log[found]
-
+    def _watch(self, generation: Generation) -> None:
         self.running.add(generation)
-        generation.task.add_done_callback(ended)
+        generation.task.add_done_callback(partial(self._ended, generation))
+
+    def _ended(self, generation: Generation, _task: object) -> None:
+        self.running.discard(generation)
+        self._metrics.note_end(generation)
+        if generation.log is not None and self.of(generation.log) is generation:
+            del self._by_log[generation.log.head.scope, generation.log.head.id]
 
 
 async def ask_store(store: Store, question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -240,5 +287,7 @@ async def ask_store(store: Store, question: Callable[P, T], /, *args: P.args, **
     return question(*args, **kwargs)
 
 
-async def _begun_before(_exchange: AiohttpExchange, _dialect: str) -> tuple[Log, bool]:
-    raise AssertionError("it has its log")
+@lru_cache(maxsize=64)
+def _written_by(dialect_name: str) -> str:
+    """What a log says at its beginning of who writes it."""
+    return json.dumps({"dialect": dialect_name})

@@ -37,6 +37,7 @@ _NOT_UPWARD = _HOP_BY_HOP | {
 }
 # What is true of the upstream's own origin, or of the moment; a cookie would be somebody's, and answers are kept.
 _NOT_DOWNWARD = _HOP_BY_HOP | {b"alt-svc", b"date", b"server", b"set-cookie", b"strict-transport-security"}
+_NOT_DOWNWARD_DECODED = _NOT_DOWNWARD | {b"content-encoding", b"content-length"}
 _TARGET = re.compile(rb"/[!-\"$->@-~]*")
 _QUERY = re.compile(rb"[!-\"$-~]*")
 
@@ -70,26 +71,31 @@ class Inbound:
         headers: As they came; names in lower case.
     """
 
+    __slots__ = ("headers", "method", "path", "query", "root")
+
     def __init__(self, scope: Scope) -> None:
         self.method: str = scope["method"]
         self.root: str = scope.get("root_path", "").rstrip("/")
         self.query: bytes = scope.get("query_string", b"")
-        self.headers: list[tuple[bytes, bytes]] = [(name.lower(), value) for name, value in scope["headers"]]
+        self.headers = _in_lower_case(scope["headers"])
         raw: bytes = scope.get("raw_path") or quote(scope["path"], safe="/%:@!$&'()*+,;=~").encode()
         if _TARGET.fullmatch(raw) is None or _QUERY.fullmatch(self.query) is None:
             raise Refused(400, "bad_target", "the target of the request must be a path, and ASCII")
-        for root in (self.root.encode(), quote(self.root).encode()):
-            if root and raw.startswith(root + b"/"):
+        for root in (self.root.encode(), quote(self.root).encode()) if self.root else ():
+            if raw.startswith(root + b"/"):
                 raw = raw[len(root) :]
                 break
         self.path = raw
         # A server may take away what stands before two dots, and with it what the upstream's URL begins with.
-        if ".." in re.split(r"[/\\]", unquote(raw.decode("ascii"))):
+        if (b".." in raw or b"%" in raw) and ".." in re.split(r"[/\\]", unquote(raw.decode("ascii"))):
             raise Refused(400, "bad_target", "the path must not lead upward")
 
     def header(self, name: bytes) -> str | None:
         """The value of a header, each byte a character; None if there is none."""
-        return next((value.decode("latin-1") for key, value in self.headers if key == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
 
     def accepts(self, media_type: str) -> bool:
         """Whether the Accept header names a type."""
@@ -98,16 +104,18 @@ class Inbound:
     @property
     def forbids_store(self) -> bool:
         """Whether the caller wants nothing to be kept."""
-        named = ",".join(value.decode("latin-1") for key, value in self.headers if key == b"cache-control")
-        return "no-store" in [each.strip().lower() for each in named.split(",")]
+        named = [value for key, value in self.headers if key == b"cache-control"]
+        return b"no-store" in [each.strip().lower() for each in b",".join(named).split(b",")]
 
     def upward(self) -> tuple[tuple[str, str], ...]:
         """The headers that go to the upstream; where the caller is, is not its affair."""
-        gone = _NOT_UPWARD | _named_by_connection(self.headers)
+        gone = _without(_NOT_UPWARD, self.headers)
         return tuple(
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in self.headers
-            if name not in gone and not name.startswith(b"x-forwarded-")
+            [
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in self.headers
+                if name not in gone and not name.startswith(b"x-forwarded-")
+            ]
         )
 
 
@@ -119,10 +127,8 @@ def downward(pairs: Sequence[tuple[str, str]], *, decoded: bool) -> list[tuple[b
         decoded: The body is passed on decoded.
     """
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
-    gone = _NOT_DOWNWARD | _named_by_connection(raw)
-    if decoded:
-        gone |= {b"content-encoding", b"content-length"}
-    return [(name, value) for name, value in raw if name not in gone]
+    gone = _without(_NOT_DOWNWARD_DECODED if decoded else _NOT_DOWNWARD, raw)
+    return [pair for pair in raw if pair[0] not in gone]
 
 
 class Client:
@@ -141,6 +147,7 @@ class Client:
         self._seconds = seconds
         self._receive = receive
         self._watch: asyncio.Task[None] | None = None
+        self._on_gone: list[Callable[[], object]] = []
         self._task = asyncio.current_task()
         self._writing_since: float | None = None
         self._stuck = False
@@ -175,19 +182,22 @@ class Client:
         """Have something called when the caller goes; the body must have been read."""
         if self._watch is None:
             self._watch = asyncio.create_task(self._until_gone())
-        self._watch.add_done_callback(lambda _: on_gone())
+        self._on_gone.append(on_gone)
+        if self._watch.done():
+            self._tell_gone()
 
     async def wait_for(self, event: asyncio.Event) -> bool:
         """Wait for an event. False if the caller has gone before."""
+        if event.is_set() or self.gone:
+            return not self.gone
         task = asyncio.current_task()
         assert task is not None
-        waits, stopped = True, False
+        stopped = False
 
         def stop() -> None:
             nonlocal stopped
-            if waits:
-                stopped = True
-                task.cancel()
+            stopped = True
+            task.cancel()
 
         self.watch(stop)
         try:
@@ -198,7 +208,8 @@ class Client:
             if sys.version_info >= (3, 11):
                 task.uncancel()
         finally:
-            waits = False
+            if stop in self._on_gone:
+                self._on_gone.remove(stop)
         return event.is_set() and not self.gone
 
     def leave(self) -> None:
@@ -210,6 +221,7 @@ class Client:
         """Watch no more."""
         if self._watch is not None:
             self._watch.cancel()
+            self._tell_gone()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -219,12 +231,20 @@ class Client:
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send a part of the body. Raises TimeoutError where they take none of it for that long, or up to twice."""
+        await self.finish(self._send({"type": "http.response.body", "body": data, "more_body": more}))
+
+    def writing(self, data: bytes) -> Awaitable[None]:
+        """Send a part of the body, and be awaited elsewhere; what has to wait, has to `finish`."""
+        return self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self, sending: Awaitable[None]) -> None:
+        """Await what is being sent. Raises TimeoutError as `write`."""
         # One timer for all: a cancel scope for each write would cost as much as all else that is done for an event.
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._check)
         self._writing_since = time.monotonic()
         try:
-            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+            await sending
         except asyncio.CancelledError:
             if self._stuck:
                 raise TimeoutError from None
@@ -256,11 +276,26 @@ class Client:
         self._task.cancel()
 
     async def _until_gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            self.gone = True
+        finally:
+            self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        told, self._on_gone = self._on_gone, []
+        for on_gone in told:
+            on_gone()
 
 
-def _named_by_connection(headers: Pairs) -> set[bytes]:
-    named = b",".join(value for name, value in headers if name == b"connection")
-    return {each.strip().lower() for each in named.split(b",")}
+def _in_lower_case(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Headers with their names in lower case, as ASGI says they are; so mostly the server's own list, and no copy."""
+    names = b"".join([name for name, _ in headers])
+    return headers if names == names.lower() else [(name.lower(), value) for name, value in headers]
+
+
+def _without(gone: frozenset[bytes], headers: Pairs) -> frozenset[bytes]:
+    """Those that do not go on, and those that ``Connection`` names."""
+    named = [value for name, value in headers if name == b"connection"]
+    return gone.union([each.strip().lower() for each in b",".join(named).split(b",")]) if named else gone

@@ -7,6 +7,7 @@ of this package, never anything that a request has brought.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -93,8 +94,7 @@ class Metrics(Collector):
             log: The log.
             asked_at: When it was asked for, by the loop's clock.
         """
-        loop = asyncio.get_running_loop()
-
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
         is_waiting = True
 
         def look() -> None:
@@ -106,6 +106,9 @@ class Metrics(Collector):
                     self._first_event.observe(loop.time() - asked_at)
 
         def wake() -> None:
+            if threading.get_ident() == thread:
+                loop.call_soon(look)
+                return
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(look)
 

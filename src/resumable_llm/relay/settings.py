@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 from urllib.parse import urlsplit
 
-from resumable_llm.core.model import origin
+from resumable_llm.core.model import Limits, origin
 from resumable_llm.local.announcement import LOOPBACK
 from resumable_llm.policy import RetryPolicy
+from resumable_llm.transports.call import limits_of
 
 OnDisconnect = Literal["continue", "cancel"]
 
 _TIMES = ("ttl", "request_seconds", "send_seconds")
 _COUNTS = ("max_request_bytes", "max_streams", "max_readers", "max_sockets")
 _MIN_SECRET = 16
+_MAX_TRANSCRIPT_BYTES = 1024 * 1024  # the log has all of it; this is for comparing, and to complete it from a poll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,11 @@ class RelaySettings:
                 f"this relay stands in front of {self.upstream}, and the request was meant for {meant_for}{path}"
             )
         return path[len(within) :]
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The policy's times, as a conversation takes them, and how much of an answer it keeps beside the log."""
+        return replace(limits_of(self.policy), max_transcript_bytes=_MAX_TRANSCRIPT_BYTES)
 
     @property
     def patience(self) -> float | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -27,6 +29,9 @@ ERRORS: tuple[type[Exception], ...] = (aiohttp.ClientError, asyncio.TimeoutError
 FAMILY_ERROR = aiohttp.ClientConnectionError
 
 CONNECT_SECONDS = 30.0
+
+_now = time.monotonic
+_SIZE = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,14}").fullmatch
 
 _NEVER_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _OWN = frozenset({"host", "content-length", "transfer-encoding", "connection"})
@@ -60,7 +65,7 @@ class _Response(AiohttpExchange):
         self._response = response
         self._silence = silence
         self._tap: _Tap | None = None
-        pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
+        pairs = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers])
         headers = {name.lower(): value for name, value in pairs}
         body = response.content.iter_any()
         super().__init__(response.status, headers, body, self._aclose, pairs, decoded, self._close)
@@ -99,6 +104,8 @@ class _Tap(asyncio.Protocol):
         """Done when the body has ended (True), when no more is wanted (False), or with what went wrong."""
         self._content = response.content
         self._encoded = "content-encoding" in response.headers
+        self._owed: int | None = None
+        """So many bytes before aiohttp's parser stands between two chunks, if that is known."""
         self._take = take
         self._silence = silence
         self._heard = time.monotonic()
@@ -138,9 +145,63 @@ class _Tap(asyncio.Protocol):
             self._transport.set_protocol(self._inner)
             self._transport = None
 
+    # Mostly one piece is one chunk and one event. Where aiohttp's parser stands between two chunks, whole ones are kept
+    # from it: it never knows, stands where it stood, and sees to the end of the body as ever. That spares its parser,
+    # its buffer and reading from it, a sixth of all that is done for an event.
+
     def data_received(self, data: bytes) -> None:
+        self._heard = _now()
+        if self._owed == 0:
+            size, _, chunk = data.partition(b"\r\n")
+            length = len(chunk) - 2
+            if length > 0 and size.lower() == b"%x" % length and chunk[-2:] == b"\r\n" and not self.over.done():
+                self._pass(chunk[:-2])
+                return
+        self._sort(data)
+
+    def _sort(self, data: bytes) -> None:
+        """Hand over the whole chunks, and have aiohttp read what is none."""
+        if self._owed is None:
+            self._find_place(data)
+            return
+        if self._owed:
+            part, data = data[: self._owed], data[self._owed :]
+            self._owed -= len(part)
+            if self._owed == 1 or (self._owed == 0 and part[-2:] != b"\r\n"):
+                self._owed = None  # how it ends, aiohttp has to see
+            self._feed(part)
+        if self._owed == 0 and not self.over.done():
+            bodies, data, self._owed = _chunks_in(data)
+            if bodies:
+                self._pass(b"".join(bodies))
+        if data:
+            self._feed(data)
+
+    def _find_place(self, data: bytes) -> None:
+        """Feed what may be a whole chunk, and see from what becomes of it whether it was one."""
+        bodies, rest, _ = _chunks_in(data)
+        if len(bodies) != 1 or rest or self._encoded:
+            self._feed(data)
+            return
+        start = data.index(b"\r\n") + 2
+        self._feed(data[:start])
+        content = self._content
+        before = content.total_bytes
+        self._feed(data[start:])
+        # Of its bytes all but two were of the body, and with the last of those a chunk was over: so the two ended it.
+        ends: Sequence[int] = getattr(content, "_http_chunk_splits", None) or (-1,)
+        if content.total_bytes - before == len(bodies[0]) and ends[-1] == content.total_bytes:
+            self._owed = 0
+
+    def _pass(self, data: bytes) -> None:
+        try:
+            if not self._take(data):
+                self._end(False)
+        except Exception as error:  # noqa: BLE001 - for whoever waits
+            self._fail(error)
+
+    def _feed(self, data: bytes) -> None:
         assert self._inner is not None
-        self._heard = time.monotonic()
         self._inner.data_received(data)
         self.look()
 
@@ -154,6 +215,8 @@ class _Tap(asyncio.Protocol):
         assert self._inner is not None
         self._inner.connection_lost(exc)
         self.look()
+        if not (self.over.done() or self._encoded):  # of chunks that are none, aiohttp says nothing to who reads them
+            self._fail(aiohttp.ClientPayloadError("the connection was given up within the body"))
 
     def pause_writing(self) -> None:
         assert self._inner is not None
@@ -184,6 +247,29 @@ class _Tap(asyncio.Protocol):
             self._fail(aiohttp.SocketTimeoutError("the connection is silent"))
 
 
+def _chunks_in(data: bytes) -> tuple[list[bytes], bytes, int | None]:
+    """What is in the whole chunks that bytes begin with, if they are written in the plainest way.
+
+    Returns:
+        Their bodies, the rest, and how many bytes are missing before it is a whole chunk; None if that is not known.
+    """
+    bodies: list[bytes] = []
+    start = 0
+    while start < len(data):
+        end = data.find(b"\r\n", start)
+        size = data[start : max(end, start)]
+        if not _SIZE(size):
+            return bodies, data[start:], None
+        stop = end + int(size, 16) + 4
+        if stop > len(data):
+            return bodies, data[start:], stop - len(data) if stop - len(data) > 1 else None
+        if data[stop - 2 : stop] != b"\r\n":
+            return bodies, data[start:], None
+        bodies.append(data[end + 2 : stop - 2])
+        start = stop
+    return bodies, b"", 0
+
+
 def new_session(upstream: str) -> aiohttp.ClientSession:
     """A session for the requests of many callers: it keeps no cookies and has no bound on connections.
 
@@ -211,16 +297,20 @@ async def open_exchange(
         decode: Whether to decode a body that has a ``Content-Encoding``.
     """
     plan = send.plan
-    silence = min((seconds for seconds in (read_timeout, send.read_timeout) if seconds is not None), default=None)
+    silence = min([seconds for seconds in (read_timeout, send.read_timeout) if seconds is not None], default=None)
     try:
         response = await session.request(
             plan.method,
             URL(plan.url, encoded=True),  # as it is: what the caller has escaped stays escaped
-            headers=[(name, _text(value)) for name, value in plan.headers if name.lower() not in _OWN],
+            headers=[
+                (name, value if value.isascii() else _text(value))
+                for name, value in plan.headers
+                if name.lower() not in _OWN
+            ],
             data=aiohttp.BytesIOPayload(io.BytesIO(plan.body)) if plan.body else None,
             allow_redirects=False,
             auto_decompress=decode,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
+            timeout=_timeout(silence),
         )
     except aiohttp.ClientResponseError as error:  # whose text has the URL, and that may have a key
         raise FAMILY_ERROR(error.message) from None
@@ -236,6 +326,11 @@ def opener(
         return open_exchange(session, send, read_timeout)
 
     return opens
+
+
+@lru_cache(maxsize=64)
+def _timeout(silence: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence)
 
 
 def _proxy_for(upstream: str) -> str | None:
