@@ -178,7 +178,7 @@ class TestInteractions:
             return hung if request.query.get("stream") == "true" else kept(request)
 
         with Scripted(Answer(wire.blocks(EVENTS[:9]), End.RST), rest=rest) as server:
-            api = rl.wrap(sdk(server.url, http), policy=policy(event_timeout=0.1))
+            api = rl.wrap(sdk(server.url, http), policy=policy(event_timeout=1.0))
             text, _ = self.put_together(self.read(api))
             assert text == TEXT
             assert server.methods == ["POST", "GET", "GET"]

@@ -480,7 +480,7 @@ def test_pings_do_not_keep_a_dead_stream_alive(
             yield first
             yield from super().__iter__()
 
-    answer = Answer(Pinging(ping, 100), End.CLEAN, headers={"content-type": kind})
+    answer = Answer(Pinging(ping, 1000), End.CLEAN, headers={"content-type": kind})
     with Scripted(answer, rest=lambda _: Answer.json("{}", 410)) as server:
         headers = {"accept": "text/event-stream"}
         stream = rl.connect_sse(
@@ -489,7 +489,7 @@ def test_pings_do_not_keep_a_dead_stream_alive(
         began = time.monotonic()
         with pytest.raises(rl.ResumableError), stream:
             list(stream)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10  # what the server says lasts for twenty
 
 
 @pytest.mark.parametrize("kind", ["503", "garbage", "redirect", "empty", "torn", "comment"])
@@ -550,14 +550,14 @@ def test_a_connection_that_brings_nothing_but_a_keepalive_has_brought_nothing(ht
 
 @pytest.mark.parametrize("status", [200, 400])
 def test_a_deadline_holds_for_a_body_that_dribbles(http: httpx.Client, status: int) -> None:
-    slow = Answer(Dribble(b" ", 60, 0.05), status=status, headers=JSON)
+    slow = Answer(Dribble(b" ", 400, 0.05), status=status, headers=JSON)
     with Scripted(Answer([CREATED], End.FIN), rest=lambda _: slow) as server:
         within = policy(deadline=0.5, event_timeout=0.3, first_event_timeout=0.3)
         stream = rl.connect_sse(http, "POST", f"{server.url}/v1/responses", json=BACKGROUND, policy=within)
         began = time.monotonic()
         with pytest.raises(rl.ResumableError), stream:
             list(stream)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10  # what the server says lasts for twenty
 
 
 def test_a_redirect_on_each_poll_is_no_redirect_without_end(http: httpx.Client) -> None:

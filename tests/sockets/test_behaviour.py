@@ -27,8 +27,8 @@ from tests.sockets.scripted import EVENT_STREAM, Answer, End, Request, Scripted
 
 pytestmark = [pytest.mark.slow, FOREIGN_GENERATORS]
 
-PROMPT = 0.5
-"""Seconds in which whoever waits must be back."""
+PROMPT = 4.0
+"""Seconds that no busy machine needs; a read that is not ended takes five, what is asked to wait a minute."""
 
 GET = BACKDROPS["get"]
 POST = BACKDROPS["post"]
@@ -178,7 +178,7 @@ def test_close_from_another_thread_ends_a_reconnect(http: Any) -> None:
             closer = threading.Thread(target=_close_after, args=(arrived, stream))
             closer.start()
             try:
-                with prompt():
+                with prompt(0.5):
                     assert len(words(stream)) == GET.cut
             finally:
                 released.set()
@@ -337,9 +337,9 @@ def test_a_deadline_ends_an_answer_that_only_pings(http: Any) -> None:
     with Scripted(cut(End.PINGS), rest=lambda request: Answer(end=End.PINGS)) as server:
         got: list[str] = []
         with (
-            prompt(2),
+            prompt(),
             pytest.raises(rl.RetriesExhausted) as caught,
-            rl.connect_sse(http, "GET", server.url, policy=policy(deadline=0.2)) as stream,
+            rl.connect_sse(http, "GET", server.url, policy=policy(deadline=1.0)) as stream,
         ):
             got.extend(event.data for event in stream)
         assert len(got) == GET.cut
@@ -350,9 +350,9 @@ def test_a_deadline_ends_an_answer_that_only_pings(http: Any) -> None:
 def test_a_deadline_ends_silence(http: Any) -> None:
     with (
         Scripted(cut(End.SILENT)) as server,
-        prompt(2),
+        prompt(),
         pytest.raises(rl.RetriesExhausted),
-        rl.connect_sse(http, "GET", server.url, policy=policy(deadline=0.2)) as stream,
+        rl.connect_sse(http, "GET", server.url, policy=policy(deadline=1.0)) as stream,
     ):
         words(stream)
 
@@ -363,10 +363,12 @@ def test_an_answer_that_never_begins_is_asked_for_again_with_the_same_key(http: 
     with Scripted(Answer(end=end), rest=POST.honour) as server:
         with rl.connect_sse(http, "POST", server.url, json={}, policy=patience, terminal="done") as stream:
             assert words(stream) == [event.data for event in POST.events]
-        first, second = server.requests
-        assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
-        assert first.body == second.body
-        assert "last-event-id" not in second.headers
+        first, *others = server.requests
+        assert others
+        for again in others:  # on a busy machine the right answer may be late, too
+            assert first.headers["idempotency-key"] == again.headers["idempotency-key"]
+            assert first.body == again.body
+            assert "last-event-id" not in again.headers
 
 
 def test_an_answer_that_never_begins_is_given_up(http: Any) -> None:
@@ -429,7 +431,7 @@ def test_a_floor_is_bounded(http: Any, header: str) -> None:
 
     with Scripted(cut(), late) as server:
         stream = rl.connect_sse(http, "GET", server.url, policy=policy(), on_event=note)
-        with prompt(2), stream:
+        with prompt(), stream:
             assert len(words(stream)) == GET.cut
     assert waits == [120.0]
 
@@ -474,12 +476,12 @@ async def test_a_compressed_stream_is_decoded_and_survives_async(family: str, an
 @pytest.mark.parametrize("end", [End.RST, End.SILENT, End.PINGS, End.FIN])
 def test_what_follows_the_terminal_event_does_not_matter(http: Any, end: End) -> None:
     with Scripted(Answer(POST.blocks, end), Answer(wire.blocks(wire.chat()), end)) as server:
-        with prompt(2), rl.connect_sse(http, "POST", server.url, json={}, terminal="done") as stream:
+        with prompt(), rl.connect_sse(http, "POST", server.url, json={}, terminal="done") as stream:
             assert words(stream) == [event.data for event in POST.events]
             assert stream.report.end_proved
         assert not busy(http)
         chat = {"model": "m", "messages": [], "stream": True}
-        with prompt(2), rl.wrap(http).stream("POST", f"{server.url}/chat/completions", json=chat) as response:
+        with prompt(), rl.wrap(http).stream("POST", f"{server.url}/chat/completions", json=chat) as response:
             assert response.read() == b"".join(wire.blocks(wire.chat()))
         assert not busy(http)
 
@@ -489,11 +491,11 @@ async def test_what_follows_the_terminal_event_does_not_matter_async(family: str
     chat = {"model": "m", "messages": [], "stream": True}
     with Scripted(Answer(POST.blocks, end), Answer(wire.blocks(wire.chat()), end)) as server:
         async with async_client(family) as http:
-            with prompt(2):
+            with prompt():
                 async with rl.aconnect_sse(http, "POST", server.url, json={}, terminal="done") as stream:
                     assert [event.data async for event in stream] == [event.data for event in POST.events]
             assert not busy(http)
-            with prompt(2):
+            with prompt():
                 async with rl.wrap(http).stream("POST", f"{server.url}/chat/completions", json=chat) as response:
                     assert await response.aread() == b"".join(wire.blocks(wire.chat()))
             assert not busy(http)
