@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import anyio
 import pytest
+from fastapi import FastAPI
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from resumable_llm.log.memory import MemoryStore
@@ -408,7 +409,7 @@ def mounted(relay: Relay) -> Any:
         yield
         await relay.aclose()
 
-    app = pytest.importorskip("fastapi").FastAPI(lifespan=lifespan)
+    app = FastAPI(lifespan=lifespan)
     app.add_middleware(BaseHTTPMiddleware, dispatch=lambda request, call_next: call_next(request))
     app.mount("/", relay)
     return app
