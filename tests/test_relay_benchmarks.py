@@ -24,7 +24,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="they read /proc")
 
 SMALL: dict[str, Callable[[Start, int], Numbers]] = {
     "tokens": partial(scenarios.tokens, count=3, rate=50, seconds=0.2),
-    "fan-out": partial(scenarios.fan_out, count=3, events=5, rate=50),
+    "fan-out": partial(scenarios.fan_out, count=3, events=50, rate=50),
     "storm": partial(scenarios.storm, count=5, events=20),
 }
 WAYS = [
