@@ -5,6 +5,9 @@ what all logs have appended within the flush window goes to Redis in one call. E
 follows, a window behind; all copies of a process share one connection. Only the owner can append, but each can end it
 with `State.CANCELLED`, which the owner hears of within milliseconds.
 
+**One asks.** Two processes that are given the same request at once would both ask the provider, and pay. So whoever
+wants to begin a log may claim its key first; a claim lapses with its holder, as a lease does, and the other goes on.
+
 **Owners die.** Each has a lease, by Redis' own clock, and renews it several times before it lapses. What was running
 of an owner whose lease has lapsed becomes `State.INTERRUPTED`, and another may reopen it. Each write says where its
 owner believes the log to end and is refused unless it is right: a process that was stopped for too long can write

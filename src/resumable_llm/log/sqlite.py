@@ -4,7 +4,8 @@ Readers follow a running log in memory, so that nobody waits for the disk. The t
 within the flush window in one transaction. ``kill -9`` loses at most that: what is younger than the window and the time
 a commit takes. A strict store shows readers only what is committed, begins a commit as soon as the last one is done,
 and so loses nothing that anybody has seen; all that is appended during a commit shares the next one. Once a log has
-ended and is on disk, memory lets go of its events, and readers in the middle of it go on in the file.
+ended and is on disk, memory lets go of its events, and readers in the middle of it go on in the file; those who come
+back together share what the first of them has read.
 
 A file has one owner, for a running log is in its owner's memory. Several processes that serve the same logs need
 another store.
