@@ -5,6 +5,7 @@ The packages of the extra ``relay`` are imported when the command runs, so that 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -36,6 +37,8 @@ MAX_CONNECTIONS = 10_000
 MAX_SAID = 1024
 """Bytes in a message that a reader sends over WebSocket. Nobody listens."""
 _GRACE_SECONDS = 5
+_MAX_YOUNG_OBJECTS = 5_000
+"""So many new ones, and cyclic garbage is looked for. A stream has some hundred, which live as long as it does."""
 _SQLITE = "sqlite:///"
 _REDIS = ("redis://", "rediss://")
 KEYED_WITH = "RESUMABLE_LLM_RELAY_SECRET"
@@ -235,5 +238,9 @@ def _serve(config: object, listener: socket.socket, relay: Relay, is_idle: Calla
     # uvicorn raises the signal again when it is done, to end the process as if it had not been caught.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    # Looking for garbage stops every stream: what has been imported is not looked at again, and new things seldom.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_MAX_YOUNG_OBJECTS)
     Server(config).run([listener])
     sys.stderr.flush()
