@@ -64,7 +64,7 @@ def join(
     if found is None:
         assert allowed.refusal is not None
         return allowed.refusal[1]
-    allowed.take(found)
+    allowed.take()
     written: list[bytes] = []
     for event in tail:
         written += found.splice.take(event, terminal=dialect.read(event).terminal)

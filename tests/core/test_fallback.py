@@ -84,7 +84,7 @@ def test_another_request_has_another_key_and_the_same_one_has_the_same() -> None
     for number in (2, 3):
         assert way is not None
         assert way.plan.header("idempotency-key") == f"key-{number}"
-        allowed.take(way)
+        allowed.take()
         way = allowed.way(CHAT, REQUEST, said(HELLO))
     _, way = taken("continue", request=REQUEST.with_headers(without=("idempotency-key",)))
     assert way is not None
@@ -167,7 +167,7 @@ def test_what_leads_nowhere(diverged: bool) -> None:
 def test_what_has_come_of_it() -> None:
     allowed, way = taken("replay", "continue")
     assert way is not None
-    allowed.take(way)
+    allowed.take()
     assert (allowed.fidelity, allowed.seams) == ("exact", ())  # nothing new yet
     way.splice.take(chunk(content="Hello, and"), terminal=False)
     assert str(allowed.fidelity) == "verified"
@@ -176,7 +176,7 @@ def test_what_has_come_of_it() -> None:
     allowed.rule_out("it broke off, and then there was none")
     way = allowed.way(CHAT, REQUEST, said({"content": "Hello, and"}))
     assert way is not None
-    allowed.take(way)
+    allowed.take()
     way.splice.take(chunk(content=" more"), terminal=False)
     assert str(allowed.fidelity) == "continued"
     assert list(allowed.seams) == [*first, Seam("continue", 1, 10, 0)]
@@ -187,7 +187,7 @@ def test_tokens_that_were_read_again() -> None:
     used = {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 3}}
     for expected in (20, 40):
         assert way is not None
-        allowed.take(way)
+        allowed.take()
         assert allowed.input_tokens is None
         way.splice.take(Fields(None, json.dumps(used), None, None), terminal=False)
         assert allowed.input_tokens == expected
@@ -232,5 +232,5 @@ def test_what_was_joined_before_counts_on() -> None:
     way = allowed.way(CHAT, REQUEST, said(HELLO))
     assert way is not None
     assert way.plan.header("idempotency-key") == "key-4"
-    allowed.take(way)
+    allowed.take()
     assert allowed.seams == before  # nothing has come of it yet

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,51 +12,49 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resumable_llm.core import errors, machine
-from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Surface, Wait
+from resumable_llm.core import errors
+from resumable_llm.core.actions import Deliver, Fail, Finish, Read, Send, Surface, Wait
 from resumable_llm.core.dialect import Dialect, Finished, PollResult
 from resumable_llm.core.framing import JSON_LINES
-from resumable_llm.core.machine import TRANSITIONS, Conversation, Input, State
-from resumable_llm.core.model import Checkpoint, Failure, Limits, Notice, Past, Progress, RequestPlan, Seam
-from resumable_llm.dialects import LastEventId, recognise
-from tests.conversation import KEY, Case, Played, World, load, patient, play, told
+from resumable_llm.core.machine import Conversation
+from resumable_llm.core.model import Checkpoint, Failure, Limits, Progress, RequestPlan
+from resumable_llm.core.states import TRANSITIONS, Input
+from resumable_llm.dialects import LastEventId
+from tests.conversation import KEY, Case, Played, World, play, told
 from tests.core import artificial
-from tests.oracle import Ask, Give, Pause, Told, cut, oracle
+from tests.core.talks import (
+    BUSY,
+    BY_NAME,
+    CASES,
+    CURSOR,
+    END,
+    HALF,
+    LINES,
+    REQUEST,
+    STREAM,
+    TICK,
+    WHOLE,
+    A,
+    B,
+    conversation,
+    differences,
+    drain,
+    events,
+    foretell,
+    joined,
+    made_up,
+    played,
+    streaming,
+    ways,
+)
+from tests.oracle import Told, cut
 
-CASES = load()
-BY_NAME = {case.name: case for case in CASES}
 RUNS = list(product((1, 7, 65536), (True, False), ("reset", "eof")))
 """Bytes a chunk, one by one or as slices, how the first connection ends."""
 
 IN_TURN = list(product((65536, 7, 65536, 65536) * 8 + (1,), (True, False), ("reset", "eof")))
 EXHAUSTIVE = os.environ.get("EXHAUSTIVE") == "1"
 """Make all runs at each cut, which takes ten minutes. By default they take turns: each byte is cut once."""
-
-
-def foretell(case: Case, world: World) -> Played:
-    """What the oracle says must happen."""
-    log = Played(requests=world.requests, framing=case.framing)
-    rules = oracle(case.prepared, case.dialect, patient)
-    step = next(rules)
-    while True:
-        if isinstance(step, Ask):
-            step = rules.send(world.answer(step.plan))
-            continue
-        if isinstance(step, Give):
-            log.slices.append(step.block)
-        elif isinstance(step, Pause):
-            log.waits.append(step.seconds)
-        else:
-            log.outcome, log.proved = step.outcome, step.proved
-            return log
-        step = next(rules)
-
-
-def differences(got: Played, expected: Played) -> dict[str, Any]:
-    pairs = {
-        name: (getattr(got, name), getattr(expected, name)) for name in ("asked", "waits", "outcome", "proved", "told")
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 class TestCases:
@@ -168,9 +165,9 @@ class TestCutEverywhere:
         case = replace(
             case, data={**case.data, "answers": [{**case.data["answers"][0], "cut": len(case.wire), "ends": "eof"}, {}]}
         )
-        for size, events in product((1, 7, 100, 65536), range(1, len(case.whole))):
+        for size, count in product((1, 7, 100, 65536), range(1, len(case.whole))):
             first = case.converse(one_by_one=one_by_one)
-            head = play(first, World(case), size, slices=not one_by_one, stop_after=events)
+            head = play(first, World(case), size, slices=not one_by_one, stop_after=count)
             checkpoint = Checkpoint.from_json(first.checkpoint.to_json())
             second = case.converse(one_by_one=one_by_one, checkpoint=checkpoint)
             tail = play(second, World(case, body="rest"), size, slices=not one_by_one)
@@ -367,30 +364,7 @@ def test_machine_and_oracle_agree_on_what_nobody_speaks(kind: str, one_by_one: b
 
 # Every input in every state
 
-REQUEST = RequestPlan("GET", "https://events.example/feed", (("accept", "text/event-stream"),))
-STREAM = {"content-type": "text/event-stream"}
 RESPONSES = BY_NAME["openai_responses/background_cut"]
-
-
-def drain(talk: Conversation) -> Action:
-    """Perform what needs nobody else: hand over and notify; return what is asked for then."""
-    while isinstance(action := talk.next_action(), Deliver | Notify):
-        pass
-    return action
-
-
-def conversation(dialect: Dialect | None = None, **more: Any) -> Conversation:
-    found = dialect or recognise(REQUEST)
-    assert found is not None
-    limits = Limits(**{name: more.pop(name) for name in list(more) if name in Limits.__dataclass_fields__})
-    return Conversation(REQUEST, found, patient, limits, **more)
-
-
-def streaming(dialect: Dialect | None = None, **more: Any) -> Conversation:
-    talk = conversation(dialect, **more)
-    talk.start(0.0)
-    talk.receive_response(200, STREAM, 0.0)
-    return talk
 
 
 INPUTS = {
@@ -448,20 +422,7 @@ def test_a_second_start_is_a_bug_of_the_driver() -> None:
         talk.start(1.0)
 
 
-def test_the_table_is_closed() -> None:
-    assert set(TRANSITIONS) == set(State)
-    assert all(targets <= set(State) for inputs in TRANSITIONS.values() for targets in inputs.values())
-    assert TRANSITIONS[State.ENDED] == TRANSITIONS[State.FAILED] == {}
-
-
-def test_a_move_that_is_not_in_the_table_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="must not lead"):
-        streaming()._move(Input.DATA, State.COLLECTING)
-
-
 # Times and bounds
-
-TICK = b"id: 1\ndata: x\n\n"
 
 
 class TestTimes:
@@ -543,34 +504,25 @@ class TestTimes:
         assert isinstance(drain(talk), Read)
         assert talk.report.replayed == 1
 
-    @pytest.mark.parametrize("event", ["data", "plain", "wakeup", "backoff", "collecting"])
+    @pytest.mark.parametrize("event", ["data", "plain", "collecting"])
     def test_one_deadline_over_all(self, event: str) -> None:
-        case = BY_NAME["openai_chat/numbered_by_a_relay"]
-        plain = BY_NAME["openai_chat/whole"]
-        if event == "plain":
-            case = plain
+        case = BY_NAME["openai_chat/whole" if event == "plain" else "openai_chat/numbered_by_a_relay"]
         talk = case.converse(one_by_one=False, limits=Limits(deadline=10.0))
         talk.start(0.0)
         talk.receive_response(200, STREAM, 0.0)
-        if event in ("data", "plain"):
-            for now, block in zip((1.0, 11.0), case.blocks, strict=False):
-                if not talk.receive_plain(block):
-                    talk.receive_data(block, now)
-                drain(talk) if now < 10 else None
-        else:
+        if event == "collecting":
             talk.receive_data(case.blocks[0], 1.0)
             drain(talk)
             talk.receive_failure(Failure("broke"), 2.0)
             drain(talk)
-            talk.receive_response(503, {"retry-after": "20" if event == "backoff" else "3"}, 3.0)
-            if event == "wakeup":
-                assert isinstance(drain(talk), Wait)
-                talk.receive_wakeup(10.5)
-            elif event == "collecting":
-                assert isinstance(drain(talk), Wait)
-                talk.receive_wakeup(6.0)
-                drain(talk)
-                talk.receive_response(500, {}, 10.0)
+            talk.receive_response(404, {}, 6.0)
+            assert isinstance(drain(talk), Read)
+            talk.receive_data(b"not found", 10.0)
+        else:
+            for now, block in zip((1.0, 11.0), case.blocks, strict=False):
+                if not talk.receive_plain(block):
+                    talk.receive_data(block, now)
+                drain(talk) if now < 10 else None
         action = drain(talk)
         assert isinstance(action, Fail)
         assert isinstance(action.error, errors.RetriesExhausted)
@@ -679,24 +631,6 @@ class TestBounds:
         assert (log.outcome, log.waits) == ("end", [1.0])
         assert [plan.method for plan in log.requests] == ["POST", "GET", "GET", "GET"]
 
-    def test_an_answer_that_never_finishes_is_given_up_in_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(machine, "MAX_POLL_SECONDS", 10.0)
-        case = BY_NAME["openai_responses/background_poll_in_progress"]
-        data = {**case.data, "answers": case.data["answers"][:3]}
-        log = play(case.converse(one_by_one=True), World(replace(case, data=data)), 65536, slices=False)
-        assert log.outcome == "RetriesExhausted"
-        assert 10.0 < log.seconds < 15.0
-
-    def test_an_answer_begun_by_another_process_that_never_finishes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(machine, "MAX_POLL_SECONDS", 10.0)
-        case = BY_NAME["openai_responses/background_poll_in_progress"]
-        first = case.converse(one_by_one=True)
-        play(first, World(case), 65536, slices=False, stop_after=2)
-        running = {"json": {"id": first.checkpoint.handle, "status": "in_progress"}}
-        world = World(replace(case, data={**case.data, "answers": [running, running]}))
-        log = play(case.converse(one_by_one=True, checkpoint=first.checkpoint), world, 65536, slices=False)
-        assert log.outcome == "RetriesExhausted"
-
     def test_a_poll_that_finds_nothing_missing(self) -> None:
         class Keeps(LastEventId):
             def poll(self, progress: Progress) -> RequestPlan | None:
@@ -765,9 +699,9 @@ class TestPlaces:
         assert not talk.is_kept_alive_by_us
         assert not talk.receive_plain(blocks[2] + blocks[3])
         talk.receive_data(blocks[2] + blocks[3], 2.0)
-        for events in (3, 4):
+        for count in (3, 4):
             assert isinstance(talk.next_action(), Deliver)
-            self.check(talk, events)
+            self.check(talk, count)
         assert isinstance(talk.next_action(), Read)
 
     def test_a_conversation_that_the_caller_named_is_the_callers(self) -> None:
@@ -790,13 +724,6 @@ class TestPlaces:
         talk.receive_data(b"event: end\ndata: x\n\ndata: more\n\n", 1.0)
         assert isinstance(drain(talk), Finish)
         assert talk.report.events == 1
-
-    def test_a_resume_without_a_way_back_fails_at_once(self) -> None:
-        case = BY_NAME["openai_chat/whole"]
-        checkpoint = Checkpoint("openai_chat", "POST", case.plan.url, events=3)
-        talk = case.converse(one_by_one=True, checkpoint=checkpoint)
-        log = play(talk, World(case), 65536, slices=False)
-        assert (log.outcome, log.requests) == ("CannotResume", [])
 
     def test_a_server_that_begins_with_the_event_that_was_named(self) -> None:
         case = BY_NAME["last_event_id/get_cut_inside_an_event"]
@@ -845,65 +772,6 @@ def test_equal_events_are_not_the_same_event(stream: list[str], cut: int) -> Non
     assert log.told == case.whole
 
 
-def test_before_the_answer_begins_a_busy_server_is_the_callers_affair() -> None:
-    """Also where the request must not be repeated: nothing was started, and the status says so better than we could."""
-    case = BY_NAME["openai_responses/background_whole"]
-    data = {**case.data, "answers": [{"status": 503, "text": "busy"}]}
-    log = play(case.converse(one_by_one=True), World(replace(case, data=data)), 65536, slices=False)
-    assert log.outcome == "surface"
-
-
-class TestHostileServers:
-    """Whatever a server says: an answer, or one of our errors."""
-
-    def resumed(self, status: int, headers: dict[str, str]) -> Action:
-        talk = streaming(one_by_one=True)
-        talk.receive_data(TICK, 1.0)
-        drain(talk)
-        talk.receive_failure(Failure("broke"), 2.0)
-        drain(talk)
-        talk.receive_response(status, headers, 3.0)
-        return drain(talk)
-
-    @pytest.mark.parametrize("location", ["http://[", "http://events.example:99999999/", "https://[::1/x"])
-    def test_a_redirect_to_nowhere(self, location: str) -> None:
-        assert isinstance(self.resumed(307, {"location": location}), Fail)
-
-    @pytest.mark.parametrize("location", ["http://[", "http://events.example:99999999/"])
-    def test_a_location_that_is_none(self, location: str) -> None:
-        talk = conversation(one_by_one=True)
-        talk.start(0.0)
-        talk.receive_response(200, {**STREAM, "location": location}, 0.0)
-        talk.receive_data(TICK, 1.0)
-        drain(talk)
-        assert isinstance(talk.checkpoint, Checkpoint)
-        talk.receive_failure(Failure("broke"), 2.0)
-        assert isinstance(drain(talk), Fail)
-
-    def test_a_date_beyond_all_dates(self) -> None:
-        headers = {"retry-after": "Wed, 21 Oct 99999999999 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}
-        assert self.resumed(503, headers) == Wait(1.0)
-
-    @pytest.mark.parametrize(
-        ("name", "data"),
-        [
-            (
-                "openai_responses/background_cut",
-                '{"type":"response.output_text.delta","sequence_number":' + "9" * 5000 + "}",
-            ),
-            ("openai_responses/background_cut", '{"response":' + "[" * 100_000),
-            ("openai_chat/whole", '{"error":' + "[" * 100_000),
-        ],
-        ids=["endless number", "endless nesting", "endless nesting of an error"],
-    )
-    def test_an_event_that_cannot_be_read(self, name: str, data: str) -> None:
-        talk = BY_NAME[name].converse(one_by_one=True)
-        talk.start(0.0)
-        talk.receive_response(200, STREAM, 0.0)
-        talk.receive_data(f"event: response.output_text.delta\ndata: {data}\n\n".encode(), 1.0)
-        assert isinstance(drain(talk), Read | Fail | Finish)
-
-
 def test_last_notices_are_those_of_a_complete_answer() -> None:
     talk = streaming(LastEventId("end"), one_by_one=True)
     assert talk.last_notices() == []
@@ -936,42 +804,12 @@ def test_answered_is_a_stream_that_has_begun() -> None:
     assert talk.answered
 
 
-def test_what_could_not_be_had_was_not_needed() -> None:
-    """Every choice has its finish_reason: if only [DONE] is missing, nothing of the text is."""
-    case = BY_NAME["openai_chat/numbered_by_a_relay"]
-    (at,) = [number for number, block in enumerate(case.blocks) if b'"stop"' in block]
-    answers = [{"cut": len(b"".join(case.blocks[: at + 1])), "ends": "reset"}, {"status": 404, "text": "no"}]
-    talk = case.converse(one_by_one=True)
-    log = play(talk, World(replace(case, data={**case.data, "answers": answers})), 65536, slices=False)
-    assert (log.outcome, log.proved, log.told) == ("end", True, case.whole[: at + 1])
-    assert len(log.requests) == 2
-
-
 def test_a_record_that_is_not_what_was_received() -> None:
     case = BY_NAME["llama_cpp/offset"]
     other = {"headers": {"server": "llama.cpp"}, "sse": case.wire.decode().replace("Hel", "Bye")}
     case = replace(case, data={**case.data, "answers": [case.data["answers"][0], other]})
     log = play(case.converse(one_by_one=True), World(case), 65536, slices=False)
     assert (log.outcome, log.told) == ("ReplayDiverged", case.whole[:2])
-
-
-def test_notices_say_what_happens() -> None:
-    case = BY_NAME["openai_responses/background_poll_in_progress"]
-    log = play(case.converse(one_by_one=True), World(case), 65536, slices=False)
-    kinds = [notice.kind for notice in log.notices]
-    assert kinds == ["drop", "resume", "poll", "wait", "poll", "wait", "poll", "end"]
-    assert [notice.seconds for notice in log.notices if notice.kind == "wait"] == [0.75, 2.0]
-    assert log.notices[0] == Notice("drop", 1, "the connection broke", 0.0, 3)
-
-
-def test_a_server_that_is_not_ready_is_asked_again() -> None:
-    case = BY_NAME["llama_cpp/offset"]
-    loading = {"status": 503, "headers": {"server": "llama.cpp"}, "text": "loading model"}
-    case = replace(
-        case, data={**case.data, "answers": [loading, {"body": "whole", "headers": {"server": "llama.cpp"}}]}
-    )
-    log = play(case.converse(one_by_one=True), World(case), 65536, slices=False)
-    assert (log.outcome, log.told, log.waits) == ("end", case.whole, [1.0])
 
 
 def test_what_is_no_stream_does_not_choose_the_dialect() -> None:
@@ -1016,305 +854,9 @@ def test_the_cause_is_kept() -> None:
     assert action.error.args[0].startswith("broke; the server sent no event ids")
 
 
-def test_a_body_that_cannot_be_sent_again() -> None:
-    talk = Conversation(
-        replace(REQUEST, method="POST", body=None), LastEventId("end"), patient, Limits(), one_by_one=True
-    )
-    talk.start(0.0)
-    talk.receive_response(200, STREAM, 0.0)
-    talk.receive_data(TICK, 1.0)
-    drain(talk)
-    talk.receive_failure(Failure("broke"), 2.0)
-    action = drain(talk)
-    assert isinstance(action, Fail)
-    assert "cannot be sent again" in str(action.error)
-    busy = Conversation(replace(REQUEST, method="POST", body=None), LastEventId("end"), patient, Limits())
-    busy.start(0.0)
-    busy.receive_response(503, {}, 1.0)
-    assert isinstance(drain(busy), Surface)
-
-
 def test_keys_of_cases_are_the_calls() -> None:
     assert BY_NAME["llama_cpp/offset"].prepared.header("x-conversation-id") == KEY
     assert told(b"data: x\n\n") == [("message", "x")]
-
-
-def made_up(
-    dialect: Dialect,
-    *answers: dict[str, Any],
-    wire: str = "",
-    status: list[dict[str, Any]] | None = None,
-    get: bool = True,
-) -> Case:
-    """A case in a dialect that nobody speaks."""
-    request = artificial.GET if get else artificial.POST
-    asked: dict[str, Any] = {"method": request.method, "url": request.url}
-    data = {
-        "request": asked if get else {**asked, "body": {}},
-        "answers": list(answers),
-        "elsewhere": {"/runs/r": status or []},
-        "ids": "sorted" if dialect.repeats_last else "exact",
-    }
-    return Case("made up", data, wire.encode(), dialect)
-
-
-def played(case: Case, size: int = 65536) -> tuple[Conversation, Played]:
-    """What comes of it, as the oracle says as well."""
-    talk = case.converse(one_by_one=True)
-    log = play(talk, World(case), size, slices=False)
-    assert not differences(log, foretell(case, World(case)))
-    return talk, log
-
-
-def events(dialect: Dialect, *said: Mapping[str, Any]) -> str:
-    return "".join(artificial.block(dialect, **each) for each in said)
-
-
-CURSOR, LOG, LINES, POLLED = artificial.Cursor(), artificial.Log(), artificial.Lines(), artificial.Polled()
-A, B, BUSY, END = {"event_id": "a"}, {"event_id": "b"}, {"error": "busy", "passes": 5.0}, {"end": True}
-WHOLE = events(CURSOR, A, {"n": 1}, B, END)
-
-
-class TestFailuresThatPass:
-    def test_it_passes(self) -> None:
-        case = made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, {}, wire=WHOLE)
-        talk, log = played(case)
-        assert (log.outcome, log.told, log.waits) == ("end", case.whole, [5.0])
-        assert [drop.reason for drop in talk.report.drops] == ["the server reported in the stream: busy"]
-        assert (talk.upstream_error, talk.report.end_proved) == (None, True)
-
-    def test_the_position_stays_before_it(self) -> None:
-        talk = made_up(CURSOR, wire=WHOLE).converse(one_by_one=False)
-        talk.start(0.0)
-        talk.receive_response(200, STREAM, 0.0)
-        talk.receive_data(events(CURSOR, A, {"same": 1}, BUSY, B).encode(), 1.0)
-        assert isinstance(talk.next_action(), Deliver)
-        assert talk.checkpoint.events == 0  # of a slice the caller may not have read anything
-        assert isinstance(drain(talk), Wait)
-        assert (talk.checkpoint.cursor, talk.checkpoint.behind, talk.checkpoint.events) == ("a", 1, 2)
-
-    def test_before_anything_was_delivered_the_request_is_repeated(self) -> None:
-        case = made_up(LINES, {"ndjson": events(LINES, BUSY)}, {"body": "whole"}, wire=events(LINES, A, END), get=False)
-        _, log = played(case)
-        assert (log.outcome, log.told, log.waits) == ("end", case.whole, [5.0])
-        assert [plan.method for plan in log.requests] == ["POST", "POST"]
-
-    def test_without_a_way_back_it_is_the_callers(self) -> None:
-        said = events(LINES, A, BUSY)
-        talk, log = played(made_up(LINES, {"ndjson": said}, {"status": 500}, get=False))
-        assert (log.outcome, log.proved, log.told) == ("end", True, told(said.encode(), LINES.framing))
-        assert (talk.upstream_error, len(log.requests), talk.report.drops) == ("busy", 1, ())
-
-    def test_a_poll_is_no_way_back_from_it(self) -> None:
-        said = events(POLLED, {"same": 1}, BUSY)
-        talk, log = played(made_up(POLLED, {"sse": said}, {"status": 500}, get=False))
-        assert (log.outcome, log.told, len(log.requests)) == ("end", told(said.encode()), 1)
-        assert talk.upstream_error == "busy"
-
-    @pytest.mark.parametrize("end", [BUSY, END], ids=["fails again", "breaks"])
-    def test_if_it_does_not_pass_it_is_the_callers(self, end: dict[str, Any]) -> None:
-        """It comes again, or nothing comes: what the server said in the end says more than that nothing did."""
-        again = {"sse": events(CURSOR, end), "cut": 10**6 if end is BUSY else 0, "ends": "reset"}
-        talk, log = played(made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, again))
-        assert (log.outcome, log.proved) == ("end", True)
-        assert log.told == told(events(CURSOR, A, BUSY).encode())
-        assert log.waits[0] == 5.0
-        assert len(log.requests) == 5
-        assert talk.upstream_error == "busy"
-
-    def test_nor_if_the_resume_is_refused(self) -> None:
-        talk, log = played(made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, {"status": 404, "text": "no"}))
-        assert (log.outcome, log.told) == ("end", told(events(CURSOR, A, BUSY).encode()))
-        assert talk.upstream_error == "busy"
-
-    def test_a_stream_that_comes_in_pieces(self) -> None:
-        case = made_up(CURSOR, {"sse": events(CURSOR, A, BUSY)}, {}, wire=WHOLE)
-        _, log = played(case, size=7)
-        assert (log.outcome, log.told) == ("end", case.whole)
-
-    def test_one_that_stands_where_an_event_should_have_come_again(self) -> None:
-        marks = artificial.Marks()
-        wire = artificial.block(marks, "1", n=1)
-        busy = artificial.block(marks, event="error", passes=1)
-        talk, log = played(made_up(marks, {"sse": wire + "data", "ends": "reset"}, {"sse": busy}, wire=wire))
-        assert (log.outcome, log.told) == ("end", told((wire + busy).encode()))
-        assert talk.upstream_error == "busy"
-
-    def test_repeats_are_no_more(self) -> None:
-        again = {"sse": events(CURSOR, {"same": 1}), "ends": "reset"}
-        first = {"sse": events(CURSOR, A, {"same": 1}, BUSY)}
-        talk, log = played(made_up(CURSOR, first, again))
-        assert (log.outcome, talk.upstream_error) == ("end", "busy")
-
-    def test_a_poll_that_finds_a_failure(self) -> None:
-        missing = {"json": {"state": "done", "missing": [events(POLLED, BUSY)]}}
-        case = made_up(POLLED, {"sse": events(POLLED, {"same": 1}), "ends": "reset"}, status=[missing], get=False)
-        talk, log = played(case)
-        assert (log.outcome, log.told) == ("end", told(events(POLLED, {"same": 1}, BUSY).encode()))
-        assert talk.upstream_error == "busy"
-
-
-MARKS = artificial.Marks()
-RUN = "".join(artificial.block(MARKS, name, said=at) for at, name in enumerate(("1", "2", "2", "3")))
-NOTHING_NEW = {"sse": artificial.block(MARKS, "3", said=3)}
-DONE, RUNNING = {"json": {"state": "done"}}, {"json": {"state": "running", "seconds": 5.0}}
-REFUSED, UNKNOWN = {"status": 404, "text": "no"}, {"json": {"state": "what?"}}
-FAILED = {"json": {"state": "done", "missing": [artificial.block(MARKS, event="error", error="x")]}}
-
-
-class TestStatus:
-    """Ends that nothing proves, where the state of the work can be asked for."""
-
-    def play(self, *answers: dict[str, Any], status: list[dict[str, Any]]) -> tuple[Conversation, Played]:
-        return played(made_up(MARKS, *answers, wire=RUN, status=status, get=False))
-
-    @pytest.mark.parametrize("status", [DONE, REFUSED, UNKNOWN])
-    def test_the_end_is_confirmed_and_then_the_work_is_done(self, status: dict[str, Any]) -> None:
-        _, log = self.play({}, NOTHING_NEW, status=[status])
-        assert (log.outcome, log.proved, len(log.told)) == ("end", True, 4)
-        assert [(plan.path, plan.header("last-event-id")) for plan in log.requests] == [
-            ("/runs/r/stream", None),
-            ("/runs/r/stream", "2"),
-            ("/runs/r", None),
-        ]
-        assert [notice.kind for notice in log.notices] == ["confirm", "status", "end"]
-
-    def test_the_work_has_failed(self) -> None:
-        talk, log = self.play({}, NOTHING_NEW, status=[FAILED])
-        assert (log.outcome, log.proved, log.told[-1]) == ("end", True, ("error", '{"error":"x"}'))
-        assert talk.upstream_error == "failed"
-
-    def test_the_work_goes_on(self) -> None:
-        """Then it was a drop, and the stream is resumed when the server says; as long as it takes."""
-        first = {"cut": len(artificial.block(MARKS, "1", said=0))}
-        nothing = {"sse": artificial.block(MARKS, "1", said=0)}
-        talk, log = self.play(first, nothing, nothing, {}, NOTHING_NEW, status=[RUNNING, RUNNING, DONE])
-        assert (log.outcome, log.proved, len(log.told)) == ("end", True, 4)
-        assert log.waits == [5.0, 5.0]
-        kinds = ["first", *(notice.kind for notice in log.notices if notice.kind not in ("drop", "wait"))]
-        assert kinds == ["first", "confirm", "status", "resume", "status", "resume", "confirm", "status", "end"]
-        assert [drop.way for drop in talk.report.drops] == ["resume", "resume"]
-
-    @pytest.mark.parametrize("refused", [{"status": 503, "text": "busy"}, {"down": True}, {**DONE, "ends": "reset"}])
-    def test_a_status_that_cannot_be_had_is_asked_for_again_behind_a_resume(self, refused: dict[str, Any]) -> None:
-        _, log = self.play({}, NOTHING_NEW, NOTHING_NEW, status=[refused, DONE])
-        assert (log.outcome, log.proved, log.waits) == ("end", True, [1.0])
-        paths = [plan.path.removeprefix("/runs/r") for plan in log.requests]
-        assert paths == ["/stream", "/stream", "", "/stream", ""]
-
-    @pytest.mark.parametrize("status", [DONE, REFUSED, UNKNOWN])
-    def test_a_server_that_has_forgotten_the_stream(self, status: dict[str, Any]) -> None:
-        """That the work is done does not say that all of it has come."""
-        for forgotten in ({"sse": ""}, {"sse": artificial.block(MARKS, "9", other=1)}, REFUSED):
-            _, log = self.play({}, forgotten, status=[status])
-            assert (log.outcome, log.proved, len(log.told), len(log.requests)) == ("end", False, 4, 3)
-
-    def test_a_server_that_has_forgotten_the_stream_although_the_work_goes_on(self) -> None:
-        for forgotten in ({"sse": ""}, {"sse": artificial.block(MARKS, "9", other=1)}, REFUSED):
-            _, log = self.play({}, forgotten, status=[RUNNING])
-            assert (log.outcome, len(log.told), len(log.requests)) == ("ResumeExpired", 4, 3)
-
-    def test_a_server_that_has_forgotten_the_stream_of_a_work_that_has_failed(self) -> None:
-        """That it has failed is the end, whatever else may have come before."""
-        talk, log = self.play({}, {"sse": ""}, status=[FAILED])
-        assert (log.outcome, log.proved, talk.upstream_error) == ("end", True, "failed")
-
-    def test_without_ids_the_status_does_not_prove_that_all_has_come(self) -> None:
-        wire = "data: a\n\ndata: b\n\n"
-        for status in (DONE, REFUSED):
-            _, log = played(made_up(MARKS, {}, wire=wire, status=[status]))
-            assert (log.outcome, log.proved, len(log.requests)) == ("end", False, 2)
-
-    def test_without_a_way_back_a_work_that_goes_on_is_lost(self) -> None:
-        talk, log = played(made_up(MARKS, {}, wire="data: a\n\n", status=[RUNNING]))
-        assert log.outcome == "CannotResume"
-        assert "although the work goes on" in str(log.error)
-        assert talk.report.drops[0].way == ""
-
-    def test_a_dialect_that_knows_no_status_of_this_answer(self) -> None:
-        class Nameless(artificial.Marks):
-            def poll(self, progress: Progress) -> RequestPlan | None:
-                return None
-
-        _, log = played(made_up(Nameless(), {}, {}, wire=RUN))
-        assert (log.outcome, log.proved, len(log.requests)) == ("end", True, 2)
-
-    def test_where_the_end_cannot_be_confirmed(self) -> None:
-        talk, log = played(made_up(artificial.MarksUnkept(), {}, wire=RUN, status=[FAILED]))
-        assert (log.outcome, log.proved, len(log.requests)) == ("end", True, 2)
-        assert talk.upstream_error == "failed"
-
-    def test_a_work_that_never_ends_is_given_up_in_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(machine, "MAX_POLL_SECONDS", 12.0)
-        talk = made_up(MARKS, {}, NOTHING_NEW, wire=RUN, status=[RUNNING]).converse(one_by_one=True)
-        log = play(talk, World(made_up(MARKS, {}, NOTHING_NEW, wire=RUN, status=[RUNNING])), 65536, slices=False)
-        assert log.outcome == "RetriesExhausted"
-        assert 12.0 < log.seconds < 20.0
-
-
-CUT: dict[str, Any] = {"cut": len(RUN) - 3, "ends": "reset"}
-
-
-class TestForgotten:
-    """Servers that take any cursor: what was asked for again must come."""
-
-    def test_it_comes(self) -> None:
-        case = made_up(MARKS, CUT, {}, NOTHING_NEW, wire=RUN, status=[DONE])
-        _, log = played(case)
-        assert (log.outcome, log.told) == ("end", case.whole)
-        assert [plan.header("last-event-id") for plan in log.requests] == [None, "1", "2", None]
-
-    @pytest.mark.parametrize("said", ["", artificial.block(MARKS, "8", x=1), artificial.block(MARKS, event="error")])
-    def test_it_does_not(self, said: str) -> None:
-        for dialect in (MARKS, artificial.MarksAlone()):
-            _, log = played(made_up(dialect, CUT, {"sse": said}, wire=RUN, status=[DONE]))
-            assert log.outcome == "ResumeExpired"
-            assert "runs are kept for two minutes" in str(log.error)
-            assert len(log.requests) == 2
-
-    def test_a_finished_answer_may_be_had_instead(self) -> None:
-        rest = {"json": {"state": "done", "missing": [artificial.block(MARKS, said=3)]}}
-        _, log = played(made_up(artificial.MarksKept(), CUT, {"sse": ""}, wire=RUN, status=[rest]))
-        assert (log.outcome, log.proved, log.told) == ("end", True, told(RUN.encode()))
-
-    def test_an_end_that_only_breaks_off_is_no_answer(self) -> None:
-        _, log = played(made_up(MARKS, CUT, {"sse": "", "ends": "reset"}, {}, {}, wire=RUN, status=[DONE]))
-        assert (log.outcome, len(log.told)) == ("end", 4)
-
-    @pytest.mark.parametrize("size", [7, 65536])
-    def test_what_one_connection_cannot_tell_the_next_one_can(self, size: int) -> None:
-        twice = artificial.block(MARKS, "4", said="ha")
-        wire = RUN + twice + twice
-        first = {"cut": len(RUN), "ends": "reset"}
-        case = made_up(MARKS, first, {}, {}, {}, wire=wire, status=[DONE])
-        talk, log = played(case, size)
-        assert (log.outcome, log.told, log.waits) == ("end", case.whole, [])
-        assert "told the last event twice" in talk.report.drops[1].reason
-
-    def test_a_log_that_has_lost_something(self) -> None:
-        first, back = {"cut": len(events(LOG, A, B)), "ends": "reset"}, {"sse": events(LOG, {"event_id": "a"})}
-        _, log = played(made_up(LOG, first, back, wire=events(LOG, A, B, END)))
-        assert (log.outcome, len(log.told)) == ("ResumeExpired", 2)
-        assert "it lost what it had" in str(log.error)
-
-
-class TestRest:
-    """A server that has told all that there is by now may end a connection."""
-
-    IDLE = events(CURSOR, {"event_id": "a", "idle": True})
-
-    @pytest.mark.parametrize("ends", ["eof", "reset", "silence"])
-    @pytest.mark.parametrize(("lasts", "failures"), [(6.0, 0), (1.0, 3)])
-    def test_its_end_is_no_failure(self, ends: str, lasts: float, failures: int) -> None:
-        idle = {"sse": self.IDLE, "lasts": lasts, "ends": ends}
-        _, log = played(made_up(CURSOR, idle, *[idle] * 10, {"sse": events(CURSOR, END)}))
-        assert log.outcome == ("RetriesExhausted" if failures else "end")
-        assert len(log.waits) == failures
-
-    def test_nor_is_it_where_it_goes_on(self) -> None:
-        idle = {"sse": self.IDLE + events(CURSOR, {"same": 1}), "lasts": 6.0}
-        _, log = played(made_up(CURSOR, idle, {"sse": events(CURSOR, {"same": 1}), "lasts": 6.0}))
-        assert (log.outcome, log.waits) == ("RetriesExhausted", [1.0, 2.0, 4.0])
 
 
 class TestHollow:
@@ -1327,6 +869,82 @@ class TestHollow:
         talk, log = played(made_up(CURSOR, first, {"sse": events(CURSOR, hollow, B, END, hollow)}), size)
         assert (log.outcome, log.told) == ("end", told(events(CURSOR, A, B, END).encode()))
         assert talk.checkpoint.events == 3
+
+
+class TestSplices:
+    """Another generation is joined to what was delivered; what comes of it is in `test_other_generation`."""
+
+    @pytest.mark.parametrize("size", [7, 65536])
+    def test_it_fits(self, size: int) -> None:
+        log = joined("openai_chat/whole", "replay", HALF, {"body": "whole"}, size=size)
+        assert (log.outcome, log.told) == ("end", BY_NAME["openai_chat/whole"].whole)
+        assert [notice.reason for notice in log.notices if notice.kind == "seam"] == ["replay behind 3 characters"]
+
+    def test_it_does_not(self) -> None:
+        other = BY_NAME["openai_chat/whole"].wire.decode().replace("Hel", "Bye")
+        log = joined("openai_chat/whole", "replay", HALF, {"sse": other})
+        assert (log.outcome, len(log.told)) == ("ReplayDiverged", 1)
+
+    def test_it_is_refused(self) -> None:
+        log = joined("openai_chat/whole", "replay", HALF, {"status": 400, "text": "no"})
+        assert log.outcome == "CannotResume"
+        assert "the server answered 400 when asked to replay" in str(log.error)
+
+    @pytest.mark.parametrize(("said", "purposes"), [(" 47, 48", ["trial", "continue"]), ("Sure!", ["trial"])])
+    def test_a_model_is_tried_first(self, said: str, purposes: list[str]) -> None:
+        tried = {"json": {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}}
+        end = BY_NAME["openai_chat/whole"].blocks[1:]
+        log = joined("openai_chat/whole", "continue", HALF, tried, {"sse": b"".join(end).decode()})
+        assert ways(log) == purposes
+        assert log.outcome == ("end" if len(purposes) > 1 else "ContinuationRefused")
+
+
+class TestQuestions:
+    """What anybody may ask, and nothing changes by it."""
+
+    def test_whether_there_is_a_way_back(self) -> None:
+        for said, expected in ((b"data: x\n\n", False), (TICK, True)):
+            talk = streaming()
+            talk.receive_data(said, 1.0)
+            drain(talk)
+            assert talk.is_resumable == expected
+
+    def test_what_would_stop_the_server(self) -> None:
+        class Stoppable(LastEventId):
+            def cancel(self, progress: Progress) -> RequestPlan | None:
+                return replace(progress.request, method="DELETE", url=progress.location or "")
+
+        talk = conversation(Stoppable("end"))
+        talk.start(0.0)
+        talk.receive_response(200, {**STREAM, "location": "https://other.example/"}, 0.0)
+        assert talk.cancel_plan() is None, "it is the server's word, and leads to another origin"
+        talk = conversation(Stoppable("end"))
+        talk.start(0.0)
+        talk.receive_response(200, {**STREAM, "location": "https://events.example/runs/r"}, 0.0)
+        plan = talk.cancel_plan()
+        assert plan is not None
+        assert (plan.method, plan.path) == ("DELETE", "/runs/r")
+        talk.receive_data(b"event: end\ndata: x\n\n", 1.0)
+        assert isinstance(drain(talk), Finish)
+        assert talk.cancel_plan() is None
+
+    def test_how_far_it_has_come(self) -> None:
+        talk = streaming(LastEventId("end"))
+        talk.receive_data(TICK, 1.0)
+        assert isinstance(talk.next_action(), Deliver)
+        talk.settle()
+        assert (talk.standing(summed=False).events, talk.standing(summed=False).complete) == (1, False)
+        talk.receive_data(b"event: end\ndata: x\n\n", 1.0)
+        drain(talk)
+        assert talk.standing(summed=True).complete
+
+    @pytest.mark.parametrize("passes", [True, False])
+    def test_ids_by_themselves(self, passes: bool) -> None:
+        talk = streaming()
+        if passes:
+            talk.pass_ids()
+        talk.receive_data(b"id: 1\n\n", 1.0)
+        assert isinstance(talk.next_action(), Deliver if passes else Read)
 
 
 class TestLines:
@@ -1364,81 +982,3 @@ class TestLines:
     def test_its_text_is_part_of_the_answer(self) -> None:
         talk, _ = played(made_up(LINES, {}, wire=events(LINES, A, {"n": 1})[:-1], get=False))
         assert talk.partial_text() == '{"event_id":"a"}{"n":1}'
-
-
-@pytest.mark.parametrize("one_by_one", [True, False])
-@pytest.mark.parametrize("dialect", [CURSOR, artificial.CursorLines(), LOG, MARKS], ids=lambda dialect: dialect.name)
-def test_head_and_tail_are_the_whole_in_every_dialect(dialect: Dialect, one_by_one: bool) -> None:
-    """A checkpoint taken anywhere, in another process: what stands behind the cursor comes again and is dropped."""
-    wire = RUN
-    if dialect is not MARKS:
-        wire = events(dialect, A, {"n": 1}, {"same": 1}, {"same": 1}, {"n": 2}, B, {"same": 1}, {"n": 3}, END)
-    case = made_up(dialect, {}, {}, wire=wire, status=[DONE])
-    for size, count in product((1, 7, 65536), range(1, len(case.whole))):
-        first = case.converse(one_by_one=one_by_one)
-        head = play(first, World(case), size, slices=not one_by_one, stop_after=count)
-        checkpoint = Checkpoint.from_json(first.checkpoint.to_json())
-        if not (checkpoint.cursor or checkpoint.last_event_id or dialect is LOG):
-            continue  # of a slice nothing counts yet
-        second = case.converse(one_by_one=one_by_one, checkpoint=checkpoint)
-        tail = play(second, World(case, body="rest"), size, slices=not one_by_one)
-        assert tail.outcome == "end"
-        assert head.told[: checkpoint.events] + tail.told == case.whole
-        assert second.checkpoint.events == len(case.whole)
-
-
-class TestPast:
-    """What an earlier conversation has delivered is at hand, and this one goes on as if it had done it."""
-
-    CASE = BY_NAME["last_event_id/terminal_known"]
-
-    def goes_on(self, checkpoint: Checkpoint, past: Past) -> Conversation:
-        case = self.CASE
-        return Conversation(case.prepared, case.dialect, patient, Limits(), checkpoint=checkpoint, past=past)
-
-    def test_it_counts_as_delivered(self) -> None:
-        case = self.CASE
-        first = case.converse(one_by_one=True)
-        play(first, World(case), 65536, slices=False, stop_after=2)
-        head = b"".join(case.blocks[:2])
-        second = self.goes_on(first.checkpoint, Past(head, 2))
-        log = play(second, World(case, body="rest"), 65536, slices=True)
-        assert told(head) + log.told == case.whole
-        assert (second.report.events, second.report.journaled) == (len(case.whole), 2)
-        whole = case.converse(one_by_one=True)
-        play(whole, World(case), 65536, slices=False)
-        assert second.checkpoint == whole.checkpoint
-        assert second.partial_text() == whole.partial_text()
-
-    def test_only_another_generation_follows_another_generation(self) -> None:
-        checkpoint = Checkpoint("last_event_id", "GET", self.CASE.plan.url, last_event_id="1", events=1)
-        talk = self.goes_on(checkpoint, Past(self.CASE.blocks[0], 1, (Seam("continue", 1, 1, 0),)))
-        log = play(talk, World(self.CASE), 65536, slices=True)
-        assert (log.outcome, log.requests) == ("CannotResume", [])
-        assert talk.report.fidelity == "continued"
-
-    def test_how_far_it_has_come(self) -> None:
-        case = BY_NAME["openai_responses/background_cut"]
-        for talk in (self.CASE.converse(one_by_one=False), case.converse(one_by_one=False)):
-            play(talk, World(self.CASE if talk.dialect.name == "last_event_id" else case), 7, slices=True, stop_after=2)
-            talk.settle()
-            plain, summed = talk.standing(summed=False), talk.standing(summed=True)
-            assert plain == summed._replace(checksum=0, first_id="", behind_checksum=0)
-            assert (plain.events, plain.position.offset) == (talk.checkpoint.events, talk.checkpoint.offset)
-            assert (summed.checksum != 0) is (talk.dialect.name == "last_event_id")
-        assert (talk.key, talk.request) == (case.prepared.header("idempotency-key"), case.prepared)
-
-    def test_the_way_that_was_refused_is_told(self) -> None:
-        checkpoint = Checkpoint("openai_chat", "POST", BY_NAME["openai_chat/whole"].plan.url, events=1)
-        case = BY_NAME["openai_chat/whole"]
-        talk = Conversation(
-            case.prepared,
-            case.dialect,
-            patient,
-            Limits(),
-            checkpoint=checkpoint,
-            past=Past(case.blocks[0], 1),
-            fallback=("continue",),
-            can_continue=False,
-        )
-        assert play(talk, World(case), 65536, slices=True).outcome == "ContinuationRefused"

@@ -11,8 +11,9 @@ from resumable_llm.core.actions import Deliver, Notify
 from resumable_llm.core.dialect import Finished, StillRunning, Unusable
 from resumable_llm.core.errors import UpgradeRefused
 from resumable_llm.core.events import Fields, encode_event
-from resumable_llm.core.machine import Conversation, State
+from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Limits, Position, Progress, Reading, RequestPlan
+from resumable_llm.core.states import State
 from resumable_llm.core.transcript import Transcript
 from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_responses import OpenAIResponses

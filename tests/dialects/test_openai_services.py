@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from resumable_llm.core.actions import Deliver, Notify
 from resumable_llm.core.events import Fields, encode_event
-from resumable_llm.core.machine import Conversation, State
+from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import NOTHING, Limits, RequestPlan
+from resumable_llm.core.states import State
 from resumable_llm.dialects import DIALECTS, named, openai_chat, recognise
 from resumable_llm.dialects.llama_cpp import LlamaCpp
 from resumable_llm.dialects.openai_chat import OpenAIChat

@@ -13,8 +13,8 @@ import pytest
 
 import resumable_llm as rl
 from resumable_llm.core.actions import Send, Surface
-from resumable_llm.core.machine import State
 from resumable_llm.core.model import Notice
+from resumable_llm.core.states import State
 from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers import async_driver
 from resumable_llm.drivers.async_driver import AsyncDriver

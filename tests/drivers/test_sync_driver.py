@@ -12,8 +12,8 @@ import pytest
 
 import resumable_llm as rl
 from resumable_llm.core.actions import Action, Send, Surface
-from resumable_llm.core.machine import State
 from resumable_llm.core.model import Notice
+from resumable_llm.core.states import State
 from resumable_llm.dialects import ANY_EVENT_STREAM
 from resumable_llm.drivers import sync_driver
 from resumable_llm.drivers.exchange import CANCEL_SECONDS, Exchange

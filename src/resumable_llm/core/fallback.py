@@ -65,7 +65,7 @@ class Fallbacks:
         seams: Where generations were joined before, in what an earlier conversation delivered.
     """
 
-    __slots__ = ("_can_continue", "_habits", "_max_held", "_seams", "_taken", "_ways", "refusal")
+    __slots__ = ("_can_continue", "_habits", "_max_held", "_seams", "_taken", "_ways", "chosen", "refusal")
 
     def __init__(
         self,
@@ -75,6 +75,8 @@ class Fallbacks:
         habits: Habits | None = None,
         seams: tuple[Seam, ...] = (),
     ) -> None:
+        self.chosen: Way | None = None
+        """Another generation, asked for or under way."""
         self.refusal: tuple[type[errors.ResumableError], str] | None = None
         """Why the last of them cannot be taken."""
         self._ways = list(ways)
@@ -89,6 +91,7 @@ class Fallbacks:
         while self._ways:
             found = self._try(dialect, request, transcript)
             if isinstance(found, Way):
+                self.chosen = found
                 return found
             self.rule_out(found)
         return None
@@ -105,9 +108,11 @@ class Fallbacks:
         found = self._habits[_named(trial)] = trial.passed(body)
         return found
 
-    def take(self, way: Way) -> None:
-        """Another generation has begun."""
-        self._taken.append(way)
+    def take(self) -> Way:
+        """The generation that was chosen has begun."""
+        assert self.chosen is not None
+        self._taken.append(self.chosen)
+        return self.chosen
 
     @property
     def fidelity(self) -> Fidelity:

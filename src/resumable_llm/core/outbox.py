@@ -108,7 +108,7 @@ class Outbox:
     @property
     def has_more(self) -> bool:
         """Whether something of the answer has not been given out."""
-        return any(isinstance(action, Deliver) for action in self.waiting)
+        return bool(self.waiting) and any(isinstance(action, Deliver) for action in self.waiting)
 
     @property
     def events_in_hand(self) -> int:

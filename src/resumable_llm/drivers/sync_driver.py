@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 
 from resumable_llm.core.actions import Action, Deliver, Fail, Finish, Notify, Read, Send, Wait
 from resumable_llm.core.errors import as_family
-from resumable_llm.core.machine import Conversation, State
+from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Failure
+from resumable_llm.core.states import State
 from resumable_llm.drivers.exchange import (
     CANCEL_SECONDS,
     DRAIN_BYTES,

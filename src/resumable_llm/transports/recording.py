@@ -17,9 +17,9 @@ import anyio
 
 from resumable_llm.core.errors import CannotResume, ResumableError, as_family
 from resumable_llm.core.machine import Conversation
-from resumable_llm.core.machine import State as Talk
 from resumable_llm.core.model import Notice
 from resumable_llm.core.notes import Notes
+from resumable_llm.core.states import State as Talk
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import OnEvent, tell
 from resumable_llm.drivers.sync_driver import SyncDriver
