@@ -39,6 +39,23 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+NAMED = re.compile(
+    r"^\.\. auto(?:class|function|exception|data):: ([\w.]+)|^\.\. currentmodule:: ([\w.]+)", re.MULTILINE
+)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    module, named = "", set()
+    for name, current in NAMED.findall((ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")):
+        module = current or module
+        if name:
+            named.add(name if name.startswith("resumable_llm.") else f"{module}.{name}")
+    public = {f"resumable_llm.{name}" for name in rl.__all__} - {"resumable_llm.httpx", "resumable_llm.httpx2"}
+    assert public - named == {"resumable_llm.testing"}
+    assert {f"resumable_llm.testing.{name}" for name in rl.testing.__all__} <= named
+    assert {"resumable_llm.relay.relay", "resumable_llm.log.redis.RedisStore"} <= named
+
+
 def test_the_table_of_dialects_is_what_they_say() -> None:
     spec = importlib.util.spec_from_file_location("dialect_table", ROOT / "docs" / "dialect_table.py")
     assert spec is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,12 +19,13 @@ from resumable_llm.log import SqliteStore
 from tests.sockets.clients import FAMILIES
 from tests.sockets.scripted import Answer, End, Request, Scripted
 from tests.transports.test_journal_of_sdks import PROTOCOLS, Protocol
+from tests.zygote import Zygote
 
 pytestmark = pytest.mark.slow
 
 COLOURS = ("sync", "asyncio", "trio")
 
-ZYGOTE = """
+PROGRAM = """
 import importlib, json, os, signal, ssl, sys
 import anyio, trio
 import resumable_llm as rl
@@ -74,49 +74,28 @@ for family in FAMILIES:  # whatever a first request imports
         FAMILIES[family].Client(trust_env=False, verify=context).get("http://127.0.0.1:1")
     except FAMILIES[family].ConnectError:
         pass
-
-for line in sys.stdin:
-    got, out = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            perform(json.loads(line), out)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    os.close(out)
-    with open(got, "rb") as pipe:
-        data = pipe.read()
-    _, status = os.waitpid(child, 0)
-    print(json.dumps({"data": data.decode(), "code": os.waitstatus_to_exitcode(status)}), flush=True)
 """
-"""Forks a process for each call: one that may die, without the price of its imports."""
+"""The calls; see `Zygote`."""
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", ZYGOTE, *FAMILIES]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        yield child
+def zygote() -> Iterator[Zygote]:
+    with Zygote(PROGRAM, *FAMILIES) as forks:
+        yield forks
 
 
-def run(zygote: subprocess.Popen[str], job: dict[str, Any], *, kill_at: int = 0, durable: bool = True) -> list[Any]:
+def run(zygote: Zygote, job: dict[str, Any], *, kill_at: int = 0, durable: bool = True) -> list[Any]:
     """Make a call in a process of its own, to be killed when it has so many events. The events that it had."""
-    assert zygote.stdin is not None
-    assert zygote.stdout is not None
-    zygote.stdin.write(json.dumps({"credentials": "mine", **job, "kill_at": kill_at, "durable": durable}) + "\n")
-    zygote.stdin.flush()
-    told = json.loads(zygote.stdout.readline())
-    assert told["code"] == (-signal.SIGKILL if kill_at else 0)
-    return [json.loads(line) for line in told["data"].splitlines()]
+    data, code = zygote.run(**{"credentials": "mine", **job, "kill_at": kill_at, "durable": durable})
+    assert code == (-signal.SIGKILL if kill_at else 0)
+    return [json.loads(line) for line in data.splitlines()]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("colour", COLOURS)
-def test_killed(colour: str, family: str, protocol: Protocol, zygote: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_killed(colour: str, family: str, protocol: Protocol, zygote: Zygote, tmp_path: Path) -> None:
     count = len(protocol.blocks)
     everywhere = (colour, family) in {("sync", "httpx"), ("asyncio", FAMILIES[-1])}
     for kill_at in range(1, count + 1) if everywhere else (1, count - 1):
@@ -128,7 +107,7 @@ def test_killed(colour: str, family: str, protocol: Protocol, zygote: subprocess
 
 def killed(
     protocol: Protocol,
-    zygote: subprocess.Popen[str],
+    zygote: Zygote,
     folder: Path,
     kind: dict[str, Any],
     kill_at: int,

@@ -979,7 +979,7 @@ def test_credentials_that_show_too_late(family: str) -> None:
 def test_what_could_not_be_found_again(family: str) -> None:
     http, other = client(family), async_client(family)
     nameless: dict[str, Any] = {}
-    for options in (nameless, {"content": iter([b"body"]), "idempotency_key": "k"}):
+    for options in (nameless, {"idempotency_key": ""}, {"content": iter([b"body"]), "idempotency_key": "k"}):
         with pytest.raises(TypeError, match="give an idempotency_key, by which"):
             rl.connect_sse(http, "POST", EVENTS_URL, journal=MemoryStore(), **options)
         with pytest.raises(TypeError, match="give an idempotency_key, by which"):

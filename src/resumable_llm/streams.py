@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from httpx_sse import ServerSentEvent, SSEError
@@ -19,8 +19,9 @@ from resumable_llm.core.actions import Send
 from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import UpgradeRefused, UpstreamFailed, as_family
 from resumable_llm.core.events import BOM, Fields
-from resumable_llm.core.machine import Conversation, State
+from resumable_llm.core.machine import Conversation
 from resumable_llm.core.model import Checkpoint, Fallback, Report, RequestPlan, to_header
+from resumable_llm.core.states import State
 from resumable_llm.dialects import ANY_EVENT_STREAM, LastEventId, named, recognise
 from resumable_llm.drivers.async_driver import AsyncDriver
 from resumable_llm.drivers.exchange import AsyncExchange, Exchange, OnEvent
@@ -48,21 +49,34 @@ Converse = Callable[..., Conversation]
 """Makes the conversation about a call: from its start, or from a ``checkpoint`` with the ``past`` up to there."""
 
 
+class _Asked(NamedTuple):
+    """What a stream is made of."""
+
+    client: Any
+    request: Any
+    """As the caller made it."""
+    converse: Converse
+    policy: RetryPolicy
+    on_event: OnEvent | None
+    journal: AnyJournal = None
+    call: Call | None = None
+    """What the journal finds it by."""
+
+
 class _Stream:
     """What the two streams have in common: everything but I/O."""
 
-    def __init__(
-        self, client: Any, request: Any, converse: Converse, policy: RetryPolicy, on_event: OnEvent | None
-    ) -> None:
+    _entry: Entry | None
+
+    def __init__(self, asked: _Asked) -> None:
         self.response: Any = None
-        self._client = client
-        self._family = _family(client)
-        self._first = request
-        self._converse = converse
-        self._policy = policy
-        self._on_event = on_event
-        self._entry: Entry | None = None
-        self._conversation = converse()
+        self._client = asked.client
+        self._family = _family(asked.client)
+        self._first = asked.request
+        self._converse = asked.converse
+        self._policy = asked.policy
+        self._on_event = asked.on_event
+        self._conversation = asked.converse()
         self._conversation.pass_ids()
         self._last_event_id = self._conversation.last_event_id
 
@@ -132,21 +146,10 @@ class ResumableStream(_Stream):
         response: The response that streams first, or the one that refuses to.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        request: Any,
-        converse: Converse,
-        policy: RetryPolicy,
-        on_event: OnEvent | None,
-        *,
-        journal: AnyJournal = None,
-        call: Call | None = None,
-    ) -> None:
-        super().__init__(client, request, converse, policy, on_event)
-        self._journal = Journal(journal, self._family.transports.FAMILY_ERROR, on_event)
-        if journal is not None:
-            self._entry = _named_entry(self._journal.entry(call, _signed(client, request)))
+    def __init__(self, asked: _Asked) -> None:
+        super().__init__(asked)
+        self._journal = Journal(asked.journal, self._family.transports.FAMILY_ERROR, asked.on_event)
+        self._entry = _entry(asked, self._journal)
         self._exchange: Callable[[Any], Exchange] = self._family.transports.exchange
         self._driver = self._drive()
         self._source: Source = self._driver
@@ -233,21 +236,10 @@ class ResumableStream(_Stream):
 class AsyncResumableStream(_Stream):
     """The same for asynchronous clients, on asyncio or trio; see `ResumableStream`."""
 
-    def __init__(
-        self,
-        client: Any,
-        request: Any,
-        converse: Converse,
-        policy: RetryPolicy,
-        on_event: OnEvent | None,
-        *,
-        journal: AnyJournal = None,
-        call: Call | None = None,
-    ) -> None:
-        super().__init__(client, request, converse, policy, on_event)
-        self._journal = AsyncJournal(journal, self._family.transports.FAMILY_ERROR, on_event)
-        if journal is not None:
-            self._entry = _named_entry(self._journal.entry(call, _signed(client, request)))
+    def __init__(self, asked: _Asked) -> None:
+        super().__init__(asked)
+        self._journal = AsyncJournal(asked.journal, self._family.transports.FAMILY_ERROR, asked.on_event)
+        self._entry = _entry(asked, self._journal)
         self._exchange: Callable[[Any], AsyncExchange] = self._family.transports.async_exchange
         self._driver = self._drive()
         self._source: AsyncSource = self._driver
@@ -400,7 +392,7 @@ def connect_sse(
         terminal=terminal,
     )
     begin = partial(converse, call, policy, ways_of(fallback), can_continue, one_by_one=True)
-    return ResumableStream(client, first, begin, policy, on_event, journal=journal, call=call)
+    return ResumableStream(_Asked(client, first, begin, policy, on_event, journal, call))
 
 
 def aconnect_sse(
@@ -433,7 +425,7 @@ def aconnect_sse(
         terminal=terminal,
     )
     begin = partial(converse, call, policy, ways_of(fallback), can_continue, one_by_one=True)
-    return AsyncResumableStream(client, first, begin, policy, on_event, journal=journal, call=call)
+    return AsyncResumableStream(_Asked(client, first, begin, policy, on_event, journal, call))
 
 
 def resume_sse(
@@ -472,7 +464,7 @@ def resume_sse(
     policy = policy_or_default(policy)
     first = _request_again(client, checkpoint, **request)
     begin = partial(_go_on, first, checkpoint, dialect, policy, terminal)
-    return ResumableStream(client, first, begin, policy, on_event)
+    return ResumableStream(_Asked(client, first, begin, policy, on_event))
 
 
 def aresume_sse(
@@ -490,7 +482,7 @@ def aresume_sse(
     policy = policy_or_default(policy)
     first = _request_again(client, checkpoint, **request)
     begin = partial(_go_on, first, checkpoint, dialect, policy, terminal)
-    return AsyncResumableStream(client, first, begin, policy, on_event)
+    return AsyncResumableStream(_Asked(client, first, begin, policy, on_event))
 
 
 def _family(client: Any) -> Family:
@@ -560,7 +552,11 @@ def _signed(client: Any, request: Any) -> Any:
     return signed
 
 
-def _named_entry(entry: Entry | None) -> Entry:
+def _entry(asked: _Asked, journal: Journal | AsyncJournal) -> Entry | None:
+    """What the answer is found by, if there is a journal to keep it."""
+    if asked.journal is None:
+        return None
+    entry = journal.entry(asked.call, _signed(asked.client, asked.request))
     if entry is None:
         raise TypeError(
             "with a journal, give an idempotency_key, by which the answer is found again, and a body that is at hand, "

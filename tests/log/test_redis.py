@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,6 +172,32 @@ def test_one_of_many_reopens_it(several: Several) -> None:
     logs = [store.find("alice", "one") for store in stores]
     in_threads([lambda log=log: reopen(log) for log in logs])  # type: ignore[misc]
     assert sorted(outcomes) == ["refused"] * 3 + ["reopened"]
+
+
+def test_one_who_hears_of_a_log_before_its_owner_has_the_same(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = several.open()
+    run, begun, found = store._link.run, threading.Event(), threading.Event()
+
+    async def late(script: str, *arguments: str | bytes | float) -> Any:
+        answer = await run(script, *arguments)
+        if script is scripts.BEGIN and len(answer) == 1:  # it is new, and its owner is told last
+            begun.set()
+            await asyncio.to_thread(found.wait, 10)
+        elif script is scripts.FIND:
+            found.set()
+        return answer
+
+    monkeypatch.setattr(store._link, "run", late)
+    logs: list[Log | None] = []
+
+    def look() -> None:
+        assert begun.wait(10)
+        logs.append(store.by_key("alice", "key of one"))
+
+    in_threads([lambda: logs.append(store.begin(head())[0]), look])
+    assert logs[0] is logs[1] is not None
 
 
 def test_what_one_has_claimed_no_other_begins(several: Several) -> None:

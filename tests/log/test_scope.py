@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -58,3 +61,18 @@ def test_the_secret_beside_a_file_is_made_once_and_for_its_owner_alone(tmp_path:
     assert secret == secret_beside(tmp_path / "log.db") != secret_beside(tmp_path / "other.db")
     assert len(secret) == 32
     assert (tmp_path / "log.db.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_secret_that_could_not_be_written_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fdopen: Callable[..., IO[Any]] = os.fdopen
+
+    def on_a_full_disk(made: int, mode: str) -> IO[Any]:
+        os.close(made)
+        return fdopen(os.open("/dev/full", os.O_WRONLY), mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", on_a_full_disk)
+        with pytest.raises(OSError, match="space"):
+            secret_beside(tmp_path / "log.db")
+    assert len(secret_beside(tmp_path / "log.db")) == 32

@@ -414,7 +414,9 @@ def locked(store: SqliteStore, path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", ["full", "locked"])
-def test_what_cannot_be_written_is_reported_and_written_later(path: Path, kind: str) -> None:
+def test_what_cannot_be_written_is_reported_and_written_later(
+    path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     big = b"data: " + b"x" * 50_000 + b"\n\n"
     with opened(path) as store:
         log, _ = store.begin(head())
@@ -432,6 +434,9 @@ def test_what_cannot_be_written_is_reported_and_written_later(path: Path, kind: 
             assert log.end(State.FAILED, "the disk")
         wait_until(lambda: store._failure is None)
         log.wait_durable(1, 10)
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.partition(" ")[0] for message in told] == ["sqlite.away", "sqlite.back"]
+    assert kind in told[0]
     with opened(path) as store:
         log = store.find("alice", "one")
         assert (log.state, log.reason, log.last, log.upstream) == (State.FAILED, "the disk", 1, "n1")
@@ -466,6 +471,24 @@ def test_a_strict_appender_that_waits_hears_of_it(path: Path) -> None:
                 log.append([FRAME])
             assert log.last == 0
         wait_until(lambda: log.last == 1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_strict_readers_do_not_wait_for_an_end_that_cannot_be_written(path: Path) -> None:
+    with opened(path, strict=True) as store:
+        log, _ = store.begin(head())
+        log.append([FRAME])
+        woken = threading.Event()
+        log.subscribe(woken.set)
+        with full_disk(store):
+            log.append([b"data: " + b"x" * 50_000 + b"\n\n"], wait=False)
+            assert log.end(State.COMPLETE)
+            assert woken.wait(10)
+            assert (log.state, log.last) == (State.INTERRUPTED, 1)
+            with pytest.raises(StoreFailed, match="full"):
+                log.reopen()
+        wait_until(lambda: log.state is State.COMPLETE)
+        assert log.last == 2
 
 
 @pytest.mark.usefixtures("impatient")

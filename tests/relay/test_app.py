@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -49,6 +50,17 @@ def test_stream_is_numbered_and_can_be_read_again_from_anywhere() -> None:
         assert client.get(f"{place}?after=4").content == rest.content
         assert client.get(place, headers={"last-event-id": str(COUNT)}).status_code == 204
     assert upstream.methods == ["POST"]
+
+
+def test_what_the_relay_says_of_itself_is_said_once() -> None:
+    said = {"x-accel-buffering": "yes", "cache-control": "public", "location": "/theirs", "idempotency-key": "theirs"}
+    headers = {"content-type": "text/event-stream", **said}
+    with Scripted(Answer(WHOLE, headers=headers)) as upstream, Served(upstream) as served, served.client() as client:
+        answer = client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": "k1"})
+    assert answer.headers.get_list("x-accel-buffering") == ["no"]
+    assert answer.headers.get_list("cache-control") == ["no-cache, no-transform"]
+    assert answer.headers.get_list("idempotency-key") == ["k1"]
+    assert [place[:10] for place in answer.headers.get_list("location")] == ["/_streams/"]
 
 
 def test_same_key_and_body_is_the_same_stream() -> None:
@@ -151,6 +163,24 @@ def test_resource_form() -> None:
         assert request.headers["idempotency-key"] == name
 
 
+def test_a_uuid_in_capitals_is_the_same_one() -> None:
+    name = str(uuid.uuid4())
+    answers = Scripted(Answer(WHOLE), Answer(WHOLE))
+    with answers as upstream, Served(upstream) as served, served.client() as client:
+        first = client.put(f"/_streams/{name.upper()}{CHAT_PATH}", json=CHAT)
+        assert first.status_code == 201
+        assert client.put(f"/_streams/{name}{CHAT_PATH}", json=CHAT).status_code == 200
+        for each in (name, name.upper()):
+            assert client.get(f"/_streams/{each}").content == first.content
+        assert client.delete(f"/_streams/{name.upper()}").status_code == 204
+
+        key = str(uuid.uuid4()).upper()
+        second = client.post(CHAT_PATH, json=CHAT, headers={"idempotency-key": key})
+        assert second.headers["idempotency-key"] == upstream.requests[-1].headers["idempotency-key"] == key
+        assert client.get(second.headers["location"]).content == second.content
+        assert client.get(f"/_streams/{key}").content == second.content
+
+
 def test_what_is_not_there() -> None:
     now = [1000.0]
     store = MemoryStore(clock=lambda: now[0])
@@ -218,6 +248,33 @@ def test_what_is_no_stream_passes_both_ways() -> None:
         assert b"x-mine: na\xc3\xafve" in request.raw_head.lower()
         assert request.headers["host"] == upstream.url.removeprefix("http://")
         assert "x-forwarded-for" not in request.headers
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+def test_what_cannot_be_decoded_passes_as_it_is(content_type: str) -> None:
+    answer = Answer([b"\x1f\x8b packed"], headers={"content-type": content_type, "content-encoding": "x-packed"})
+    with Scripted(answer) as upstream, Served(upstream) as served, served.client() as client:
+        got = client.post(CHAT_PATH, json=CHAT)
+        assert (got.status_code, got.headers["content-encoding"]) == (200, "x-packed")
+        assert got.content == b"\x1f\x8b packed"
+        assert len(upstream.requests) == 1
+
+
+def test_what_has_no_body_may_have_a_length() -> None:
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 304 Not Modified\r\netag: x\r\ncontent-length: 777\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        upstream = threading.Thread(target=answer)
+        upstream.start()
+        with Served(f"http://127.0.0.1:{listener.getsockname()[1]}") as served, served.client() as client:
+            got = client.get("/v1/models", headers={"if-none-match": "x"})
+            assert (got.status_code, got.headers["etag"], got.content) == (304, "x", b"")
+            assert "content-length" not in got.headers
+        upstream.join()
 
 
 def test_stream_that_nobody_asked_for_is_kept_too() -> None:
@@ -556,6 +613,46 @@ def test_shutdown_interrupts_what_does_not_end_in_time() -> None:
         assert events_in(data)[-1].id == "3"  # it has none of its own, for the answer may go on some day
         assert show(client, place)["state"] == "interrupted"
         assert client.get(f"{place}?after=3").status_code == 200
+
+
+def test_shutdown_ends_what_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"cache-control": "no-store"}
+    with (
+        Gate() as gate,
+        Scripted(Answer(WHOLE[:3], End.SILENT), rest=gate.answer) as upstream,
+        Served(upstream) as served,
+        served.client(**headers) as client,
+        ThreadPoolExecutor(1) as pool,
+        client.stream("POST", CHAT_PATH, json=CHAT) as begun,
+    ):
+        pieces = begun.iter_raw()
+        next(pieces)
+        waiting = pool.submit(client.post, CHAT_PATH, json=CHAT)
+        served.until(lambda: len(served.relay._passing) == 2)
+        served.run(served.relay.drain())
+        assert (waiting.result().status_code, error_in(waiting.result())) == (503, "stopped")
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(pieces)
+        served.until(lambda: not served.reading)
+        gate.open()
+    assert "Traceback" not in caplog.text
+
+
+def test_shutdown_lets_what_is_not_kept_go_on() -> None:
+    with (
+        Gate(WHOLE) as gate,
+        Scripted(gate.answer) as upstream,
+        Served(upstream, shutdown_seconds=20.0) as served,
+        served.client() as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        waiting = pool.submit(client.post, CHAT_PATH, json=CHAT, headers={"cache-control": "no-store"})
+        served.until(lambda: len(served.relay._passing) == 1)
+        drained = asyncio.run_coroutine_threadsafe(served.relay.drain(), served.loop)
+        served.until(lambda: served.relay._generations.closing)
+        gate.open()
+        assert datas(waiting.result().content) == DATA
+        drained.result(10)
 
 
 def test_slow_reader_is_let_go_and_holds_nobody_back() -> None:

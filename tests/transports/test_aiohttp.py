@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from resumable_llm.core.actions import Send
 from resumable_llm.core.model import RequestPlan
-from resumable_llm.transports.aiohttp import ERRORS, FAMILY_ERROR, _Tap, new_session, open_exchange, opener
+from resumable_llm.transports.aiohttp import ERRORS, FAMILY_ERROR, _Tap, new_session, open_exchange
 from tests.sockets.scripted import Answer, End, Scripted
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ async def test_no_cookie_is_ever_sent_back_and_no_redirect_followed() -> None:
     with Scripted(Answer(status=302, headers=headers, chunked=False), Answer()) as server:
         async with session_of() as session:
             for status in (302, 200):
-                exchange = await opener(session)(Send(RequestPlan("GET", f"{server.url}/here")))
+                exchange = await open_exchange(session, Send(RequestPlan("GET", f"{server.url}/here")))
                 assert exchange.status == status
                 await exchange.aclose()
         assert [request.target for request in server.requests] == ["/here", "/here"]
@@ -91,6 +91,19 @@ async def test_encoded_body_is_decoded_where_that_is_wanted(decode: bool) -> Non
     with Scripted(Answer([packed], headers={"content-encoding": "gzip"})) as server:
         status_and_body = await read(server, RequestPlan("GET", server.url), decode=decode)
     assert status_and_body == (200, b"data: a\n\n" if decode else packed)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "GZip", "x-gzip", "gzip, gzip"])
+async def test_it_says_whether_the_body_was_decoded(encoding: str) -> None:
+    packed = gzip.compress(b"data: a\n\n")
+    headers = {"content-encoding": encoding} if encoding else {}
+    with Scripted(Answer([packed], headers=headers)) as server:
+        async with new_session(server.url) as session:
+            exchange = await open_exchange(session, Send(RequestPlan("GET", server.url)))
+            body = b"".join([piece async for piece in exchange.body])
+            await exchange.aclose()
+    assert exchange.decoded is (encoding == "GZip")
+    assert body == (b"data: a\n\n" if exchange.decoded else packed)
 
 
 @pytest.mark.parametrize("end", [End.FIN, End.RST])

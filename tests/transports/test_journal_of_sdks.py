@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,6 +20,7 @@ from tests.sdks import cuts
 from tests.sockets import wire
 from tests.sockets.clients import FOREIGN_GENERATORS, policy
 from tests.sockets.scripted import EVENT_STREAM, Answer, End, Request, Scripted
+from tests.zygote import Zygote
 
 pytestmark = [pytest.mark.slow, FOREIGN_GENERATORS]
 
@@ -169,7 +168,7 @@ def test_a_drop_in_between_is_healed_as_ever(store: SqliteStore) -> None:
 
 # Killed
 
-ZYGOTE = """
+PROGRAM = """
 import json, os, signal, ssl, sys
 import httpx
 import resumable_llm as rl
@@ -196,57 +195,41 @@ def call(job, out):
                 os.kill(os.getpid(), signal.SIGKILL)
     store.close()
 
-for line in sys.stdin:
-    got, out = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            call(json.loads(line), out)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(2 if isinstance(error, rl.CannotResume) else 1)
-        os._exit(0)
-    os.close(out)
-    with open(got, "rb") as pipe:
-        data = pipe.read()
-    _, status = os.waitpid(child, 0)
-    print(json.dumps({"data": data.decode(), "code": os.waitstatus_to_exitcode(status)}), flush=True)
+def perform(job, out):
+    try:
+        call(job, out)
+    except rl.CannotResume:
+        os._exit(2)
 """
-"""Forks a process for each call: a kernel that may die, without the price of its imports."""
+"""The calls of a kernel that may die; see `Zygote`."""
 
 
 class Kernels:
     """Processes that make the same call, one after the other.
 
     Args:
-        child: The one that forks them.
+        zygote: Forks them.
         job: The call.
     """
 
-    def __init__(self, child: subprocess.Popen[str], **job: Any) -> None:
-        self._child = child
+    def __init__(self, zygote: Zygote, **job: Any) -> None:
+        self._zygote = zygote
         self._job = job
 
     def run(self, *, kill_at: int = 10**9, durable: bool = True, credentials: str = "mine") -> str | None:
         """Make the call; kill the process when it has so many events. What it had by then; None for `CannotResume`."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
         job = {**self._job, "kill_at": kill_at, "durable": durable, "credentials": credentials}
-        self._child.stdin.write(json.dumps(job) + "\n")
-        self._child.stdin.flush()
-        told = json.loads(self._child.stdout.readline())
-        if told["code"] == 2 and not told["data"]:
+        data, code = self._zygote.run(**job)
+        if code == 2 and not data:
             return None
-        assert told["code"] == (0 if kill_at == 10**9 else -signal.SIGKILL)
-        data: str = told["data"]
+        assert code == (0 if kill_at == 10**9 else -signal.SIGKILL)
         return data
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", ZYGOTE]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        yield child
+def zygote() -> Iterator[Zygote]:
+    with Zygote(PROGRAM) as forks:
+        yield forks
 
 
 @dataclass(frozen=True)
@@ -296,14 +279,14 @@ PROTOCOLS = {
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
-def test_killed_at_every_event(protocol: Protocol, zygote: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_killed_at_every_event(protocol: Protocol, zygote: Zygote, tmp_path: Path) -> None:
     for count in range(1, len(protocol.blocks) + 1):
         killed(protocol, zygote, tmp_path, count, durable=True)
     for count in (1, len(protocol.blocks) // 2):  # before the disk has anything, or all of it
         killed(protocol, zygote, tmp_path / "soon", count, durable=False)
 
 
-def killed(protocol: Protocol, zygote: subprocess.Popen[str], folder: Path, count: int, *, durable: bool) -> None:
+def killed(protocol: Protocol, zygote: Zygote, folder: Path, count: int, *, durable: bool) -> None:
     """Kill a process behind so many events, have others make the same call, and look at what all of them were told."""
     folder.mkdir(exist_ok=True)
     whole = b"".join(protocol.blocks)

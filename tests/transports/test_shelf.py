@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import httpx
 import pytest
 
 import resumable_llm as rl
-from resumable_llm.log import LogEnded, MemoryStore, SqliteStore, State, StoreFailed, StoreInUse
+from resumable_llm.log import LogEnded, MemoryStore, SqliteStore, State, StoreFailed, StoreInUse, StoreUnusable
 from resumable_llm.log.live import LiveLog
 from resumable_llm.log.redis import RedisStore
 from resumable_llm.transports import shelf
@@ -38,6 +42,13 @@ def test_a_body_that_streams_from_somewhere_is_not_kept(colour: str, store: Memo
     for _ in range(2):
         request = caller.http.Request("POST", EVENTS_URL, headers={**ACCEPT, **KEY}, stream=Body())
         assert len(caller.call(Said(numbered(1)), request=request, take=1).requests) == 1
+
+
+def test_an_empty_key_names_nothing(caller: Caller) -> None:
+    for _ in range(2):
+        heard = caller.call(Said(chat("a", done=True)), headers={**KEY, "Idempotency-Key": ""})
+        assert (heard.error, len(heard.requests)) == (None, 1)
+    assert not [log for log in caller.journal._logs.values() if log.head.status == 200]
 
 
 def test_answers_that_are_no_streams_are_not_kept(caller: Caller) -> None:
@@ -247,6 +258,65 @@ def test_a_path_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "answers.db.key").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_secret_that_cannot_be_had_does_not_keep_the_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "_files", {})
+    path, secret = tmp_path / "answers.db", tmp_path / "answers.db.key"
+    secret.mkdir()
+    with pytest.raises(StoreUnusable, match=r"answers\.db\.key"):
+        shelf.shelf_of(path)
+    secret.rmdir()
+    found = shelf.shelf_of(path)
+    assert found is not None
+    found.store.close()
+
+
+FORK = """
+import os, sys
+import httpx
+import resumable_llm as rl
+
+answer = httpx.Response(200, headers={"content-type": "text/event-stream"}, text="id: 1\\ndata: a\\n\\n")
+client = httpx.Client(transport=httpx.MockTransport(lambda request: answer))
+wrapped = rl.wrap(client, journal=sys.argv[1])
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+try:
+    with rl.connect_sse(client, "GET", "http://a.example/", idempotency_key="k", journal=sys.argv[1]):
+        print("begun")
+except rl.JournalRefused as error:
+    print(error)
+try:
+    wrapped.get("http://a.example/", headers={"accept": "text/event-stream", "idempotency-key": "k"})
+except rl.JournalRefused as error:
+    print(error)
+"""
+
+
+def test_another_process_than_the_one_that_opened_it(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, ours = shelf.shelf_of(caller.journal), os.getpid()
+    caller.call(Said(chat("a", done=True)))
+    monkeypatch.setattr(os, "getpid", lambda: ours + 1)
+    heard = caller.call()
+    assert isinstance(heard.error, rl.JournalRefused)
+    assert isinstance(heard.error, caller.http.TransportError)
+    assert (heard.requests, "forked" in str(heard.error)) == ([], True)
+    assert kept is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_is_another_process(tmp_path: Path) -> None:
+    """It would write to a file that no thread of its own writes, and read on a connection that is its parent's."""
+    command = [sys.executable, "-u", "-c", FORK, str(tmp_path / "answers.db")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    refused = "nothing was sent, for the journal belongs to the process that this one was forked from"
+    assert said.count(refused) == 2
+    assert said.count("begun") == 1
+
+
 def test_a_store_has_its_own_secret(tmp_path: Path) -> None:
     path = tmp_path / "answers.db"
     secrets = set()
@@ -320,3 +390,53 @@ def test_what_another_process_receives_is_not_asked_for_again(monkeypatch: pytes
         assert refused.requests == []
         assert list(response.stream) == chat("a", done=True)
         assert Caller("httpx", "sync", two).call().data == b"".join(chat("a", done=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colour", ["sync", "asyncio"])
+def test_of_two_processes_that_are_given_a_key_at_once_one_asks(colour: str) -> None:
+    prefix = f"journal-{uuid.uuid4().hex}"
+    begun, whole = threading.Event(), chat("a", done=True)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(RedisStore(redis_server.shared().url, prefix=prefix)) as one,
+        closing(RedisStore(redis_server.shared().url, prefix=prefix)) as two,
+    ):
+
+        def meanwhile() -> None:
+            """Between the question and its answer, until the other process must have looked."""
+            waiting.append(pool.submit(Caller("httpx", colour, two).call))
+            assert begun.wait(10)
+
+        claim = two.claim
+
+        def looked(scope: str, key: str) -> Any:
+            found = claim(scope, key)
+            begun.set()
+            return found
+
+        waiting: list[Future[Any]] = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(two, "claim", looked)
+            first = Caller("httpx", colour, one).call(Said(whole, headers=Meanwhile(SSE, meanwhile)))
+            second = waiting[0].result(20)
+        assert (first.error, first.data) == (None, b"".join(whole))
+        assert (second.error, second.data, second.requests) == (None, first.data, [])
+
+
+@pytest.mark.slow
+def test_who_asks_and_gets_no_answer_holds_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = f"journal-{uuid.uuid4().hex}"
+
+    def process() -> Any:
+        return closing(RedisStore(redis_server.shared().url, prefix=prefix, lease_seconds=1.0))
+
+    with process() as one, process() as two:
+        assert Caller("httpx", "sync", one).call(Said(status=503)).status == 503
+        assert Caller("httpx", "sync", one).call(Said(status=503)).status == 503
+        with monkeypatch.context() as patched:
+            patched.setattr(shelf, "PATIENCE", 0.0)
+            refused = Caller("httpx", "sync", two).call()
+            assert isinstance(refused.error, rl.JournalRefused)
+            assert "by another process" in str(refused.error)
+        assert Caller("httpx", "sync", two).call(Said(chat("a", done=True))).data == b"".join(chat("a", done=True))

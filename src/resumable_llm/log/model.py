@@ -114,7 +114,10 @@ class Log(Protocol):
 
     @property
     def state(self) -> State:
-        """What has become of it, as readers may know it. Once it is not RUNNING, `last` stays until a `reopen`."""
+        """What has become of it, as readers may know it. Once it is not RUNNING, `last` stays until a `reopen`.
+
+        Where a strict store cannot write the end, it is INTERRUPTED for as long as that lasts.
+        """
         ...
 
     @property

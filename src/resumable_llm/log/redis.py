@@ -216,6 +216,7 @@ class RedisStore:
         """The log that Redis has found; a copy, unless there is one here."""
         name, head, note, entries = found
         stream = name.decode()
+        await self._writer.decided(stream)  # of two logs of one stream, only the one that was entered last is followed
         known = self._catalog.find(stream)
         if known is not None:
             return known

@@ -120,8 +120,8 @@ class Writer:
         self._wishes: list[tuple[str, str, str]] = []
         self._idle = False
         """Whether nobody writes before there is something to write."""
-        self._coming: set[str] = set()
-        """Streams that may be ours in Redis already, and are not among the live."""
+        self._coming: dict[str, asyncio.Event] = {}
+        """Streams that may be ours in Redis already, and are not among the live; set once that is decided."""
         self._let_go = False
         """Whether there is a log to follow that was ours."""
         self._failure: Exception | None = None
@@ -193,14 +193,21 @@ class Writer:
     @contextlib.contextmanager
     def coming(self, stream: str) -> Iterator[None]:
         """While Redis is asked for a log that will be ours."""
-        self._coming.add(stream)
+        decided = self._coming[stream] = asyncio.Event()
         try:
             yield
         except TROUBLE:
             self._doubt = _DOUBTS
             raise
         finally:
-            self._coming.discard(stream)
+            del self._coming[stream]
+            decided.set()
+
+    async def decided(self, stream: str) -> None:
+        """Wait while Redis is asked for this one: others, on another connection, may hear of it before we do."""
+        decided = self._coming.get(stream)
+        if decided is not None:
+            await decided.wait()
 
     def own(self, log: RedisLog) -> None:
         """A log is ours."""
@@ -401,7 +408,7 @@ class Writer:
         async with self._writing:
             ours = {name.decode() for name in await self._link.do("SMEMBERS", self._link.name(f"running:{self._me}"))}
             live = self._ours()
-            for stream in ours - {log.stream for log in live} - self._coming:
+            for stream in ours - {log.stream for log in live} - self._coming.keys():
                 await self._link.run(DISOWN, self._me, stream, _UNKNOWN, repr(self.clock()))
             for log in live:
                 await self._compare(log)

@@ -10,6 +10,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -50,11 +51,14 @@ def secret_beside(path: Path) -> bytes:
         OSError: It cannot be read, or made.
     """
     file = Path(f"{path}.key")
-    try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
-            made.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
+    with suppress(FileExistsError):
+        made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(made, "wb") as empty:
+                empty.write(secrets.token_bytes(32))
+        except OSError:
+            file.unlink()  # where the disk is full: an empty one would be everybody's secret from now on
+            raise
     return file.read_bytes()
 
 

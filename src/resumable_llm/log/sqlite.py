@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import sqlite3
 import threading
 import time
@@ -33,6 +34,8 @@ from resumable_llm.log.memory import FREE, MAX_LOG_BYTES, require_same_request
 from resumable_llm.log.model import MAX_READ, Claim, Head, Slice, State
 from resumable_llm.log.recent import Recent
 from resumable_llm.log.written import Keeper, WrittenLog
+
+_logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.5
 """How long to wait before what could not be written is tried again."""
@@ -127,7 +130,14 @@ class SqliteLog(WrittenLog[Filer]):
                 self._told = None
             if self._noted is None:
                 self._noted = change.note
+            # Readers of a strict store would wait for as long as the disk is full. They are told what they would find
+            # if the process died now; should it be written after all, they find how it has ended.
+            lets_go = self._fate is not _RUNNING and self.state is _RUNNING
+            if lets_go:
+                self.state = State.INTERRUPTED
             self._mark()
+        if lets_go:
+            self._wake()
 
     def settle(self, change: Change) -> None:
         """The writer has written it."""
@@ -475,6 +485,8 @@ class SqliteStore:
         except Exception as error:  # noqa: BLE001 - whatever it is, the appenders must hear of it, and nothing be lost
             for log, change in taken:
                 log.give_back(change)
+            if self._failure is None:  # not with each new attempt
+                _logger.warning("sqlite.away error=%s", error)
             with self._queue:
                 self._failure, self.refuses = error, True
                 self._due = time.monotonic() + _RETRY_SECONDS
@@ -482,6 +494,8 @@ class SqliteStore:
             return
         for log, change in taken:
             log.settle(change)
+        if self._failure is not None:
+            _logger.warning("sqlite.back")
         with self._queue:
             for stream in doomed:
                 del self._doomed[stream]

@@ -20,8 +20,8 @@ import secrets
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -53,6 +53,7 @@ _OURS = re.compile(rb"/_streams/([A-Za-z0-9_-]{1,64})(/.*)?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _AFTER = re.compile(rb"(?:^|&)after=([^&]*)")
 _NOT_STORED = (b"x-relay-store", b"none")
+_BODILESS = (204, 304)
 _SWEEP_SECONDS = 30.0
 _MAX_REMEMBERED = 10_000
 
@@ -80,6 +81,8 @@ class Relay:
         self._remembered: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Logs that were here, so that one that has gone is told from one that never was."""
         self._reading: dict[Client, Log] = {}
+        self._passing: dict[Client, asyncio.Task[Any]] = {}
+        """Who is served what is not kept."""
         running: set[Generation] = set()
         self._metrics = Metrics(running, self._reading)
         self._generations = Generations(
@@ -130,7 +133,12 @@ class Relay:
         for client, log in self._reading.items():
             if generations.is_elsewhere(log):
                 client.leave()
+        deadline = time.monotonic() + self._settings.shutdown_seconds
         await generations.drain()
+        if self._passing:
+            await asyncio.wait(self._passing.values(), timeout=max(deadline - time.monotonic(), 0.0))
+        for client in list(self._passing):
+            client.leave()
 
     async def aclose(self) -> None:
         """Drain, and let go of everything. May be called twice."""
@@ -180,13 +188,13 @@ class Relay:
         found = _OURS.fullmatch(inbound.path)
         if found is None:
             raise Refused(404, "not_found", "there is nothing here")
-        name, rest = found[1].decode(), found[2]
+        name, rest = _name_in(found), found[2]
         if rest == b"/ws" and inbound.method == "GET":
             raise Refused(426, "upgrade_required", "this is for WebSocket", [(b"upgrade", b"websocket")])
         if rest is not None:
             if inbound.method != "PUT" or UUID.fullmatch(name) is None:
                 raise Refused(405, "not_allowed", "PUT /_streams/{uuid}/{path} is all there is", [(b"allow", b"PUT")])
-            return await self._call(inbound, client, rest, name.lower())
+            return await self._call(inbound, client, rest, name)
         if inbound.method == "GET":
             return await self._show(inbound, client, self._scope_of(inbound), name)
         if inbound.method == "DELETE":
@@ -217,7 +225,7 @@ class Relay:
             raise Refused(503, "busy", "there are as many WebSockets as there may be", [(b"retry-after", b"5")])
         self._metrics.sockets += 1
         try:
-            log = await self._find(self._scope_of(inbound), found[1].decode())
+            log = await self._find(self._scope_of(inbound), _name_in(found))
             socket.reads(log, _cursor_in(inbound))
             await self._tell(log, inbound, client, 200)
         finally:
@@ -236,7 +244,8 @@ class Relay:
         if inbound.forbids_store:
             if name is not None:
                 raise Refused(400, "contradiction", "what must not be stored cannot be a resource")
-            await self._pass(plan, client)
+            with self._passes(client):
+                await self._pass(plan, client)
             return None
         key = name or inbound.header(b"idempotency-key")
         if key is not None and _KEY.fullmatch(key) is None:
@@ -260,7 +269,8 @@ class Relay:
         if not there:
             generation.disown()
         elif generation.response is not None:
-            await self._forward(generation.response, client)
+            with self._passes(client):
+                await self._forward(generation.response, client)
         else:
             raise _refusal(generation.failure)
         return None
@@ -293,6 +303,16 @@ class Relay:
             # Refused was somebody else's request, and theirs alone: then this one is made.
             self._generations.forget(asked, ask)
 
+    @contextmanager
+    def _passes(self, client: Client) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._passing[client] = task
+        try:
+            yield
+        finally:
+            del self._passing[client]
+
     async def _open(self, send: Send, *, decode: bool = True) -> AiohttpExchange:
         assert self._session is not None
         return await open_exchange(self._session, send, self._settings.policy.read_timeout, decode=decode)
@@ -304,6 +324,8 @@ class Relay:
         client.watch(opening.cancel)
         await asyncio.wait({opening})
         if opening.cancelled():
+            if client.left:
+                raise _refusal(ConnectionAbortedError())
             return
         if isinstance(failure := opening.exception(), Exception):
             raise _refusal(failure)
@@ -313,8 +335,10 @@ class Relay:
     async def _forward(self, exchange: AiohttpExchange, client: Client, added: Pairs = ()) -> None:
         """Hand on a response as it comes, until its end or until the caller goes."""
         client.watch(exchange.close)
+        # These have no body whatever their head says, and a server wants as many bytes as that says.
+        changed = exchange.decoded or exchange.status in _BODILESS
         try:
-            await client.start(exchange.status, [*downward(exchange.pairs, decoded=exchange.decoded), *added])
+            await client.start(exchange.status, [*downward(exchange.pairs, decoded=changed), *added])
             async for chunk in exchange.body:
                 await client.write(chunk)
             await client.write(b"", more=False)
@@ -433,6 +457,12 @@ class Relay:
             except LogError as error:
                 self._metrics.note_failure(error)
                 _logger.exception("relay.sweep")
+
+
+def _name_in(found: re.Match[bytes]) -> str:
+    """The stream that a path names; a UUID is the same in either case, and some write it in capitals."""
+    name = found[1].decode()
+    return name.lower() if UUID.fullmatch(name) else name
 
 
 def _cursor_in(inbound: Inbound) -> str:

@@ -31,7 +31,7 @@ UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 0.5
 """How often to look whether another relay has begun an answer: no reader waits for longer than its provider takes."""
 
-_OWN = frozenset({b"location", b"cache-control", b"idempotency-key"})
+_OWN = frozenset({b"location", b"cache-control", b"idempotency-key", b"x-accel-buffering"})
 
 
 class Moved(Exception):
@@ -152,7 +152,7 @@ class Generations:
 
         async def begin_log(exchange: AiohttpExchange, dialect_name: str) -> tuple[Log, bool]:
             head = Head(
-                id=str(uuid.uuid4()) if key is None or UUID.fullmatch(key) is None else key,
+                id=str(uuid.uuid4()) if key is None or UUID.fullmatch(key) is None else key.lower(),
                 scope=ask.caller,
                 key=own,
                 fingerprint=ask.fingerprint,

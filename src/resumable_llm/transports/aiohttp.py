@@ -10,7 +10,7 @@ import asyncio
 import io
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -34,6 +34,8 @@ _now = time.monotonic
 _SIZE = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,14}").fullmatch
 
 _NEVER_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_DECODED = frozenset({"gzip", "deflate", "br", "zstd"})
+"""What aiohttp decodes, or else refuses. Everything else it hands over as it is."""
 _OWN = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 
 
@@ -43,7 +45,7 @@ class AiohttpExchange(AsyncExchange):
 
     Attributes:
         pairs: Name and value of each header, in order; each character of a value is a byte on the wire.
-        decoded: Whether the body was to be decoded, so that ``content-encoding`` is no longer true.
+        decoded: Whether the body was encoded and is no more, so that ``content-encoding`` is no longer true.
         close: Lets go of the connection; at the end of the body, somebody else may have it already.
     """
 
@@ -58,7 +60,7 @@ class _Response(AiohttpExchange):
     Args:
         response: It.
         silence: How long its body may be silent, in seconds.
-        decoded: Whether aiohttp decodes the body.
+        decoded: Whether aiohttp decodes the body, where it can.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, silence: float | None, *, decoded: bool) -> None:
@@ -68,6 +70,7 @@ class _Response(AiohttpExchange):
         pairs = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers])
         headers = {name.lower(): value for name, value in pairs}
         body = response.content.iter_any()
+        decoded = decoded and headers.get("content-encoding", "").lower() in _DECODED
         super().__init__(response.status, headers, body, self._aclose, pairs, decoded, self._close)
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
@@ -294,7 +297,7 @@ async def open_exchange(
         session: As `new_session` makes it.
         send: The request; redirects are the conversation's affair.
         read_timeout: Longest silence, in seconds; where the request names one too, the shorter one.
-        decode: Whether to decode a body that has a ``Content-Encoding``.
+        decode: Whether to decode a body that has a ``Content-Encoding``, if it is one that can be.
     """
     plan = send.plan
     silence = min([seconds for seconds in (read_timeout, send.read_timeout) if seconds is not None], default=None)
@@ -315,17 +318,6 @@ async def open_exchange(
     except aiohttp.ClientResponseError as error:  # whose text has the URL, and that may have a key
         raise FAMILY_ERROR(error.message) from None
     return _Response(response, silence, decoded=decode)
-
-
-def opener(
-    session: aiohttp.ClientSession, read_timeout: float | None = None
-) -> Callable[[Send], Awaitable[AiohttpExchange]]:
-    """An `AsyncOpener` that sends with this session; see `open_exchange`."""
-
-    def opens(send: Send) -> Awaitable[AiohttpExchange]:
-        return open_exchange(session, send, read_timeout)
-
-    return opens
 
 
 @lru_cache(maxsize=64)

@@ -49,7 +49,6 @@ class _Journal:
 
     Raises:
         LogError: It cannot be opened.
-        OSError: The same.
         TypeError: It is neither a path nor a store.
     """
 

@@ -7,6 +7,7 @@ same credentials. Of these the store gets keyed hashes, but for the key.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 import time
@@ -23,7 +24,7 @@ from resumable_llm.core.dialect import Dialect
 from resumable_llm.core.errors import JournalRefused
 from resumable_llm.core.model import Checkpoint, Past
 from resumable_llm.core.notes import read_note
-from resumable_llm.log.errors import LogEnded, LogError
+from resumable_llm.log.errors import LogEnded, LogError, StoreUnusable
 from resumable_llm.log.model import Head, Log, State, Store
 from resumable_llm.log.scope import fingerprint_of, scope_of, secret_beside
 from resumable_llm.log.sqlite import SqliteStore
@@ -34,9 +35,9 @@ KEPT_SECONDS = 7 * 24 * 3600.0
 """How long an answer is kept behind its end."""
 
 PATIENCE = 15.0
-"""How long to wait, in seconds, for an answer that another machine's process was receiving to turn out to be nobody's.
-"""
+"""How long to wait, in seconds, for an answer that another process asks for or receives to turn out to be nobody's."""
 
+_PAUSE_SECONDS = 0.1
 _SWEEP_SECONDS = 3600.0
 _FOR_EVER = 1e9
 _NOT_KEPT = ("set-cookie",)
@@ -99,6 +100,7 @@ class Shelf:
         self._lock = threading.Lock()
         self._recordings: WeakValueDictionary[Entry, Recording | AsyncRecording] = WeakValueDictionary()
         self._sweep_at = 0.0
+        self._process = os.getpid()
 
     def entry(self, call: Call, request: Any) -> Entry | None:
         """What a call is found by; None where its caller has not named it, for nobody can make it again then.
@@ -107,7 +109,7 @@ class Shelf:
             call: The call.
             request: The request as the caller made it, to which nothing was added.
         """
-        if call.key is None or call.fingerprint or call.plan.body is None:
+        if not call.key or call.fingerprint or call.plan.body is None:
             return None
         plan = plan_of(request)
         parts = urlsplit(plan.url)
@@ -130,8 +132,14 @@ class Shelf:
         Raises:
             JournalRefused: The key names another request, or another process receives the answer, or it cannot be read.
         """
+        if os.getpid() != self._process:  # a fork has neither the thread that writes, nor a connection of its own
+            raise JournalRefused(
+                "nothing was sent, for the journal belongs to the process that this one was forked from"
+            )
         try:
             log = self.store.by_key(entry.scope, entry.key)
+            if log is None and self.store.remote:
+                log = self._take_turn(entry)
             if log is None:
                 return None
             if self.store.remote:
@@ -200,6 +208,19 @@ class Shelf:
         finalize(recording, recording.tape.end)  # for one that nobody has ever read
         return recording
 
+    def _take_turn(self, entry: Entry) -> Log | None:
+        """Have the right to ask for an answer, unless another process asks for it: then wait for that one."""
+        until = time.monotonic() + PATIENCE
+        # Nobody holds on to the right. So it lapses some seconds later, whatever has become of the call.
+        while self.store.claim(entry.scope, entry.key) is None:
+            log = self.store.by_key(entry.scope, entry.key)
+            if log is not None:
+                return log
+            if time.monotonic() >= until:
+                raise JournalRefused(f"{_IN_PROGRESS} by another process")
+            time.sleep(_PAUSE_SECONDS)
+        return None
+
     def _wait_while_running(self, entry: Entry, log: Log) -> None:
         """Somebody's lease may have to lapse first, and a copy of the log may have to catch up."""
         changed = threading.Event()
@@ -246,7 +267,6 @@ def shelf_of(journal: AnyJournal) -> Shelf | None:
 
     Raises:
         LogError: It cannot be opened.
-        OSError: The same.
         TypeError: It is neither.
     """
     if journal is None:
@@ -255,7 +275,7 @@ def shelf_of(journal: AnyJournal) -> Shelf | None:
         if isinstance(journal, (str, PathLike)):
             path = Path(journal).expanduser().resolve()
             if path not in _files:
-                _files[path] = Shelf(SqliteStore(path), secret_beside(path))
+                _files[path] = _open(path)
             return _files[path]
         if not callable(getattr(journal, "by_key", None)):
             raise TypeError(f"journal must be a path or a store of resumable_llm.log, not {journal!r}")
@@ -263,6 +283,15 @@ def shelf_of(journal: AnyJournal) -> Shelf | None:
         if shelf is None:
             shelf = _shelves[id(journal)] = Shelf(journal, _secret_in(journal))
         return shelf
+
+
+def _open(path: Path) -> Shelf:
+    store = SqliteStore(path)
+    try:
+        return Shelf(store, secret_beside(path))
+    except OSError as error:
+        store.close()  # or this process could not open it again
+        raise StoreUnusable(f"{path}.key, which has the journal's secret, cannot be used: {error}") from error
 
 
 def _secret_in(store: Store) -> bytes:
