@@ -62,7 +62,11 @@ COMMIT;
 """
 
 _COLUMNS, _MAX_ROWS = 6, 160  # of a statement; it may have 999 parameters
+_STEP = 8
+"""Statements insert a multiple of this, so that there are few of them: each takes some hundred KiB, once it is known."""
 _EMPTY = bytearray()
+_NO_ROW = (0, 0, 0, 0, _EMPTY, _EMPTY)
+_ALONE = contextlib.nullcontext()
 
 _RECORD = """
 SELECT stream, scope, id, key, fingerprint, status, headers, created_at, ttl, upstream,
@@ -193,7 +197,7 @@ class Database:
                 self._update(record, self._place + 1)
         return len(lost)
 
-    def write(self, changes: Iterable[Change], doomed: Iterable[tuple[int, Extents | None]]) -> None:
+    def write(self, changes: Iterable[Change], doomed: Sequence[tuple[int, Extents | None]]) -> None:
         """Make these changes and forget those streams, all or nothing.
 
         Args:
@@ -219,8 +223,10 @@ class Database:
                 grown.append(extents)
             if row is not None:
                 turned.append(row)
+        # A statement is a transaction of its own, where there is but one.
+        together = _transaction(self._writer) if doomed or begun or turned or len(grown) > _MAX_ROWS else _ALONE
         try:
-            with _transaction(self._writer):
+            with together:
                 for stream, known in doomed:
                     self._delete(stream, known)
                 for record in begun:
@@ -288,15 +294,14 @@ class Database:
     def _insert_blocks(self, values: list[object]) -> None:
         """Insert blocks, whose values lie one behind the other.
 
-        For each step of a statement the GIL is let go and asked for again, and an event loop that wants it too is woken
-        in vain. One by one, the blocks of a commit would be a hundred steps; so they are two or three.
+        With each step of a statement the GIL is let go several times and asked for again, and an event loop that wants
+        it too is woken in vain. So the blocks of a commit are one statement, or as few as can be.
         """
-        start, end = 0, len(values)
-        while start < end:
-            left = (end - start) // _COLUMNS
-            rows = min(left - left % 8, _MAX_ROWS) or left
-            self._writer.execute(_insert(rows), values[start : start + rows * _COLUMNS])
-            start += rows * _COLUMNS
+        for start in range(0, len(values), _MAX_ROWS * _COLUMNS):
+            part = values[start : start + _MAX_ROWS * _COLUMNS]
+            rows = len(part) // _COLUMNS
+            part += _NO_ROW * (-rows % _STEP)
+            self._writer.execute(_insert(rows + -rows % _STEP), part)
 
     def _insert(self, record: Record) -> None:
         head = record.head
@@ -349,7 +354,8 @@ class Database:
 
 @cache
 def _insert(rows: int) -> str:
-    return f"INSERT INTO blocks VALUES {', '.join(['(?, ?, ?, nullif(?, 0), ?, ?)'] * rows)}"  # noqa: S608 - all ours
+    values = ", ".join(["(?, ?, ?, nullif(?, 0), ?, ?)"] * rows)
+    return f"INSERT INTO blocks SELECT * FROM (VALUES {values}) WHERE column1"  # noqa: S608 - all ours
 
 
 def _connect(path: Path, busy_seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:

@@ -65,16 +65,15 @@ class Filer(Keeper, Protocol):
 class SqliteLog(WrittenLog[Filer]):
     """A log of a `SqliteStore`, made by it alone."""
 
-    __slots__ = ("_extents", "_told", "stream")
+    __slots__ = ("_extents", "_turned", "stream")
 
     def __init__(self, store: Filer, stream: int, head: Head, record: Record | None = None) -> None:
         super().__init__(store, head, durable=-1)
         self.stream = stream
         self._extents = Extents()
-        self._told: tuple[State, int] | None = None
-        """What its row says of it: the state, and how often it was reopened."""
+        self._turned = record is None
+        """Whether its row says something else of it: that there is none yet, how it has ended, that it goes on."""
         if record is not None:
-            self._told = record.state, len(record.reopened)
             self._extents = record.extents
             self._reopened = record.reopened
             self._base = self.last = self._durable = record.last
@@ -111,23 +110,27 @@ class SqliteLog(WrittenLog[Filer]):
 
     def take(self) -> Change | None:
         """What is to be written, for the writer; None if nothing."""
-        with self._lock:
+        self._lock.acquire()  # by hand, as in `LiveLog.append`: this is done for nearly every event
+        try:
             self._dirty = False
             if self._gone:
                 return None
-            last = self._base + len(self._frames)
+            frames, durable = self._frames, self._durable
+            last = self._base + len(frames)
+            new = frames[durable - self._base :] if durable > 0 else frames[:]
             note, self._noted = self._noted, None
-            told, self._told = self._told, (self._fate, len(self._reopened))
-            durable = self._durable
-            frames = self._frames[max(durable, 0) - self._base :]
-            row = self._record(last) if told != self._told else None
-            return _new(Change, (self.stream, self._extents, last, frames, note, row, durable < 0))
+            if not self._turned:
+                return _new(Change, (self.stream, self._extents, last, new, note, None, False))
+            self._turned = False
+            return _new(Change, (self.stream, self._extents, last, new, note, self._record(last), durable < 0))
+        finally:
+            self._lock.release()
 
     def give_back(self, change: Change) -> None:
         """The writer could not write it."""
         with self._lock:
             if change.row is not None:
-                self._told = None
+                self._turned = True
             if self._noted is None:
                 self._noted = change.note
             # Readers of a strict store would wait for as long as the disk is full. They are told what they would find
@@ -160,6 +163,10 @@ class SqliteLog(WrittenLog[Filer]):
 
     def _read(self, after: int, max_bytes: int) -> Slice:
         return super()._read(after, max_bytes) if after >= self._base else _ON_DISK
+
+    def _changed(self) -> bool:
+        self._turned = True
+        return super()._changed()
 
     def _record(self, last: int) -> Record:
         return Record(
