@@ -63,9 +63,10 @@ COMMIT;
 
 _COLUMNS, _MAX_ROWS = 6, 160  # of a statement; it may have 999 parameters
 _STEP = 8
-"""Statements insert a multiple of this, so that there are few of them: each takes some hundred KiB, once it is known."""
+"""Statements insert a multiple of this, so that there are few of them: each takes some hundred KiB once it is known."""
 _EMPTY = bytearray()
 _NO_ROW = (0, 0, 0, 0, _EMPTY, _EMPTY)
+"""Is left out, to make up such a multiple."""
 _ALONE = contextlib.nullcontext()
 
 _RECORD = """
