@@ -50,7 +50,7 @@ class Row:
         own: Requests after the answer that the SDK makes by itself.
         unwrapped: The same of those that it makes only where nobody watches over it.
         fresh: Keys of what the server makes up for each answer.
-        times: Keys of times.
+        times: Keys of times, and of what else depends on when it was asked, as what the server still has in its cache.
         record: Whether the server can be asked for the very answer that was read, so that nothing need be overlooked.
         at_once: Answers that the server gives at a time.
         before: Streams that have begun before the question, if the reader says when that comes.
@@ -110,6 +110,7 @@ def _llama(client: str, reader: Reader, final: str, server: str = "llama", **opt
             "cached_tokens",
             "cache_read_tokens",
             "cache_read_input_tokens",
+            "input_tokens",  # Anthropic's: those that were not read from the cache
         ),
         record=True,
         **options,
