@@ -356,7 +356,8 @@ class Database:
 @cache
 def _insert(rows: int) -> str:
     values = ", ".join(["(?, ?, ?, nullif(?, 0), ?, ?)"] * rows)
-    return f"INSERT INTO blocks SELECT * FROM (VALUES {values}) WHERE column1"  # noqa: S608 - all ours
+    given = f"WITH given(place, stream, last, note, sizes, data) AS (VALUES {values})"
+    return f"{given} INSERT INTO blocks SELECT * FROM given WHERE place"  # noqa: S608 - all ours
 
 
 def _connect(path: Path, busy_seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:
