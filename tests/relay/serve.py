@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,17 @@ FAST = rl.RetryPolicy(wait=lambda state: 0.01)
 AUTH = {"authorization": "Bearer alice"}
 CHAT = {"model": "m", "stream": True, "messages": []}
 CHAT_PATH = "/v1/chat/completions"
+
+
+def address_told(process: subprocess.Popen[str]) -> str:
+    """Host and port that the command `relay` tells on starting. Before it may be what it has taken over from others."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        if found := re.match(r"relay: http://(\S+:\d+) ", line):
+            return found[1]
+        said.append(line)
+    raise AssertionError("".join(said) or "it said nothing")
 
 
 class Gate:

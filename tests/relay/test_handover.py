@@ -24,7 +24,7 @@ from resumable_llm.log.memory import MemoryStore
 from resumable_llm.log.model import Store
 from resumable_llm.log.redis import RedisStore
 from tests.log import redis_server
-from tests.relay.serve import CHAT, CHAT_PATH, Gate, Served, chat_body, datas, error_in
+from tests.relay.serve import CHAT, CHAT_PATH, Gate, Served, address_told, chat_body, datas, error_in
 from tests.relay.test_websocket import opened
 from tests.sockets import wire
 from tests.sockets.scripted import Scripted
@@ -162,11 +162,9 @@ app.app()
 def relay_process(upstream: Scripted, store: str) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
     command = [sys.executable, "-c", PROGRAM, "relay", "--port", "0", "--upstream", upstream.url, store]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        found = re.search(r"http://(\S+):(\d+)", process.stderr.readline())
-        assert found
         try:
-            yield process, (found[1], int(found[2]))
+            host, port = address_told(process).split(":")
+            yield process, (host, int(port))
         finally:
             process.terminate()
 

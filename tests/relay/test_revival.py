@@ -18,7 +18,7 @@ from openai import OpenAI
 
 import resumable_llm as rl
 from resumable_llm.log.sqlite import SqliteStore
-from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Served, datas, error_in, events_in, ids
+from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Served, address_told, datas, error_in, events_in, ids
 from tests.sdks import cuts
 from tests.sockets import wire
 from tests.sockets.clients import FAMILIES
@@ -203,13 +203,12 @@ def relay_process(path: Path, upstream: Scripted, *, strict: bool) -> Iterator[t
     options += ["--durability", "strict"] if strict else []
     command = [sys.executable, "-m", "resumable_llm", "relay", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
 
         def kill() -> None:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
 
         try:
-            yield process.stderr.readline().split()[1], kill
+            yield f"http://{address_told(process)}", kill
         finally:
             process.kill()

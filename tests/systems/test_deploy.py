@@ -32,7 +32,7 @@ from resumable_llm.cli import relay as relays
 from resumable_llm.cli.app import app
 from resumable_llm.relay import RelaySettings
 from tests.log import redis_server
-from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Gate, datas
+from tests.relay.serve import AUTH, CHAT, CHAT_PATH, Gate, address_told, datas
 from tests.sdks import cuts
 from tests.sockets import wire
 from tests.sockets.scripted import Answer, End, Request, Scripted
@@ -82,11 +82,7 @@ class Relay:
         environment = {**os.environ, SECRET: "the secret of these tests"}
         self.process = subprocess.Popen(self._command, env=environment, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        said = self.process.stderr.readline()
-        found = re.search(r"http://(\S+:\d+)", said)
-        if found is None:
-            raise AssertionError(said + self.process.communicate()[1])
-        self.address = found[1]
+        self.address = address_told(self.process)
         self._drain = ThreadPoolExecutor(1)
         self._said = self._drain.submit(self.process.stderr.read)
         return self
