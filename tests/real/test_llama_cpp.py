@@ -78,8 +78,11 @@ def record(client: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("ask", [chat, responses])
 def test_an_answer_cut_again_and_again_is_whole(llama: str, ask: Callable[[openai.OpenAI], Any]) -> None:
-    with FaultProxy(llama, FaultPlan(*CUTS)) as proxy:
-        client = rl.wrap(openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none"), policy=POLICY)
+    with (
+        FaultProxy(llama, FaultPlan(*CUTS)) as proxy,
+        openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="none") as plain,
+    ):
+        client = rl.wrap(plain, policy=POLICY)
         given = record(client)
         stream = ask(client)
         events = list(stream)
@@ -95,13 +98,15 @@ def test_an_answer_cut_again_and_again_is_whole(llama: str, ask: Callable[[opena
 
 def test_anthropic_messages_of_llama_cpp(llama: str) -> None:
     def ask(url: str) -> Any:
-        client = rl.wrap(anthropic.Anthropic(base_url=url, api_key="none"), policy=POLICY)
-        with client.messages.stream(
-            model="smollm2",
-            max_tokens=40,
-            extra_body={"temperature": 0},
-            messages=[{"role": "user", "content": PROMPT}],
-        ) as stream:
+        with (
+            anthropic.Anthropic(base_url=url, api_key="none") as client,
+            rl.wrap(client, policy=POLICY).messages.stream(
+                model="smollm2",
+                max_tokens=40,
+                extra_body={"temperature": 0},
+                messages=[{"role": "user", "content": PROMPT}],
+            ) as stream,
+        ):
             return stream.get_final_message(), rl.inspect(stream)
 
     whole, _ = ask(llama)
@@ -133,15 +138,15 @@ async def test_asynchronous_clients(llama: str, anyio_backend: str) -> None:
 
 
 def test_a_closed_stream_stops_the_server(llama: str) -> None:
-    client = rl.wrap(openai.OpenAI(base_url=f"{llama}/v1", api_key="none"))
-    stream = client.chat.completions.create(
-        model="smollm2", messages=[{"role": "user", "content": PROMPT}], stream=True, max_tokens=2000
-    )
-    next(iter(stream))
-    conversation = stream.response.request.headers.get("x-conversation-id")
-    assert conversation is None, "the caller's own request must not be touched"
-    stream.close()
-    assert running(llama) == 0
+    with openai.OpenAI(base_url=f"{llama}/v1", api_key="none") as client:
+        stream = rl.wrap(client).chat.completions.create(
+            model="smollm2", messages=[{"role": "user", "content": PROMPT}], stream=True, max_tokens=2000
+        )
+        next(iter(stream))
+        conversation = stream.response.request.headers.get("x-conversation-id")
+        assert conversation is None, "the caller's own request must not be touched"
+        stream.close()
+        assert running(llama) == 0
 
 
 def test_cancel_stops_the_server(llama: str) -> None:

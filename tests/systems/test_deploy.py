@@ -307,11 +307,11 @@ def test_wrapped_client_notices_nothing_when_its_relay_ends(
         Relay(upstream, *store) as second,
     ):
         site = front(first.address, second.address)
-        client = rl.wrap(openai.OpenAI(base_url=f"{site.url}/v1", api_key=key))
-        stream = client.responses.create(model="m", input="x", stream=True, background=True)
-        got = [next(stream) for _ in range(6)]
-        owner(first, second).process.send_signal(how)
-        got += stream
+        with openai.OpenAI(base_url=f"{site.url}/v1", api_key=key) as client:
+            stream = rl.wrap(client).responses.create(model="m", input="x", stream=True, background=True)
+            got = [next(stream) for _ in range(6)]
+            owner(first, second).process.send_signal(how)
+            got += stream
         assert [event.sequence_number for event in got] == list(range(len(events)))
         assert rl.inspect(stream).report.fidelity == "exact"
     assert upstream.methods == ["POST", "GET"]
@@ -348,12 +348,12 @@ def test_what_cannot_be_resumed_is_told_as_cut_short(store: tuple[str, str], key
         Relay(upstream, *store) as second,
     ):
         site = front(first.address, second.address)
-        client = rl.wrap(openai.OpenAI(base_url=f"{site.url}/v1", api_key=key))
-        stream = client.chat.completions.create(model="m", messages=[], stream=True)
-        said = "".join(next(stream).choices[0].delta.content or "" for _ in range(4))
-        owner(first, second).kill()
-        with pytest.raises(openai.APIError, match="the rest of it is not here") as caught:
-            list(stream)
+        with openai.OpenAI(base_url=f"{site.url}/v1", api_key=key) as client:
+            stream = rl.wrap(client).chat.completions.create(model="m", messages=[], stream=True)
+            said = "".join(next(stream).choices[0].delta.content or "" for _ in range(4))
+            owner(first, second).kill()
+            with pytest.raises(openai.APIError, match="the rest of it is not here") as caught:
+                list(stream)
     assert caught.value.code == "interrupted"
     assert said == "".join(wire.WORDS[:3])
     assert upstream.methods == ["POST"]
