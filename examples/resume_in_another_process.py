@@ -16,6 +16,7 @@ import httpx
 import resumable_llm as rl
 
 url, file = sys.argv[1], Path(sys.argv[2])
+new = file.with_suffix(".new")
 question = {"messages": [{"role": "user", "content": "Tell me a story."}], "stream": True}
 
 with httpx.Client(timeout=60) as client:
@@ -25,7 +26,8 @@ with httpx.Client(timeout=60) as client:
         stream = rl.connect_sse(client, "POST", url, json=question)
     with stream:
         for text in stream.text_deltas():
-            file.write_text(stream.checkpoint.to_json())
+            new.write_text(stream.checkpoint.to_json())
+            new.replace(file)  # at once: to be killed while the file is written costs nothing
             print(text, end="", flush=True)
 print()
 file.unlink()

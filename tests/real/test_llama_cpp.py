@@ -172,13 +172,14 @@ def running(server: str) -> int:
 
 
 READER = """
-import sys, httpx, resumable_llm as rl
+import os, sys, httpx, resumable_llm as rl
 url, path = sys.argv[1:]
 body = {"messages": [{"role": "user", "content": "%s"}], "stream": True, "max_tokens": 60, "temperature": 0, "seed": 7}
 with httpx.Client(timeout=60) as client, rl.connect_sse(client, "POST", url, json=body) as stream:
     for event in stream:
-        with open(path, "w") as file:
+        with open(path + ".new", "w") as file:
             file.write(stream.checkpoint.to_json())
+        os.replace(path + ".new", path)
         print(event.data, flush=True)
 """
 
