@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import resumable_llm as rl
 from resumable_llm.cli.recorded import RecordedServer
 from resumable_llm.testing import Fault, FaultPlan, FaultProxy
 from tests.sockets import wire
@@ -57,6 +59,17 @@ def test_resume_in_another_process(server: str, tmp_path: Path) -> None:
     assert whole.encode().startswith(head)
     assert whole.encode().endswith(tail)
     assert len(whole.encode()) - len(head) - len(tail) <= 20
+
+
+def test_the_place_can_be_read_whenever_the_program_is_killed(server: str, tmp_path: Path) -> None:
+    file = tmp_path / "place.json"
+    command = [sys.executable, str(EXAMPLES / "resume_in_another_process.py")]
+    saved = set()
+    with subprocess.Popen([*command, f"{server}/v1/chat/completions", str(file)], stdout=subprocess.DEVNULL) as program:
+        while program.poll() is None:
+            with contextlib.suppress(FileNotFoundError):
+                saved.add(file.read_text())
+    assert len({rl.Checkpoint.from_json(place).events for place in saved}) > 5
 
 
 def test_write_a_dialect() -> None:

@@ -93,7 +93,9 @@ class Row:
         return f"{self.server.removesuffix('_server')}-{name}"
 
 
-def _llama(client: str, reader: Reader, final: str, server: str = "llama", **options: Any) -> Row:
+def _llama(
+    client: str, reader: Reader, final: str, server: str = "llama", *, times: tuple[str, ...] = (), **options: Any
+) -> Row:
     return Row(
         server,
         client,
@@ -110,7 +112,7 @@ def _llama(client: str, reader: Reader, final: str, server: str = "llama", **opt
             "cached_tokens",
             "cache_read_tokens",
             "cache_read_input_tokens",
-            "input_tokens",  # Anthropic's: those that were not read from the cache
+            *times,
         ),
         record=True,
         **options,
@@ -171,8 +173,20 @@ ROWS = [
     _llama("LangChain: `ChatOpenAI.stream`", clients.langchain_chat, "sum of the chunks", python=(3, 11)),
     _llama("LangChain: `ChatOpenAI.astream`", clients.langchain_chat_async, "sum of the chunks", python=(3, 11)),
     _llama("Pydantic AI: `OpenAIChatModel`", clients.pydantic_ai_chat, "`ModelResponse`", python=(3, 11)),
-    _llama("anthropic: `messages.stream`", clients.anthropic_messages, "`get_final_message()`", untold=1),
-    _llama("AsyncAnthropic: `messages.stream`", clients.anthropic_messages_async, "`get_final_message()`", untold=1),
+    _llama(
+        "anthropic: `messages.stream`",
+        clients.anthropic_messages,
+        "`get_final_message()`",
+        times=("input_tokens",),  # here those that were not in the cache
+        untold=1,
+    ),
+    _llama(
+        "AsyncAnthropic: `messages.stream`",
+        clients.anthropic_messages_async,
+        "`get_final_message()`",
+        times=("input_tokens",),  # here those that were not in the cache
+        untold=1,
+    ),
     _langgraph(
         "langgraph-sdk, async: `runs.stream`, messages-tuple",
         _with(clients.langgraph_async, **clients.run(["messages-tuple"])),
