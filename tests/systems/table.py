@@ -157,6 +157,8 @@ _WHOLE = {"prompt": "whole"}
 _MADE_UP = ("id", "run_id", "thread_id", "langgraph_checkpoint_ns", "checkpoint_ns")
 _UNKEPT = clients.run(["messages-tuple"], resumable=False)
 
+_MESSAGES: dict[str, Any] = {"untold": 1, "times": ("input_tokens",)}  # which are those that were not in the cache
+
 ROWS = [
     _llama("openai: `chat.completions.create`", clients.openai_chat, "text"),
     _llama("AsyncOpenAI: `chat.completions.create`", clients.openai_chat_async, "text"),
@@ -173,20 +175,8 @@ ROWS = [
     _llama("LangChain: `ChatOpenAI.stream`", clients.langchain_chat, "sum of the chunks", python=(3, 11)),
     _llama("LangChain: `ChatOpenAI.astream`", clients.langchain_chat_async, "sum of the chunks", python=(3, 11)),
     _llama("Pydantic AI: `OpenAIChatModel`", clients.pydantic_ai_chat, "`ModelResponse`", python=(3, 11)),
-    _llama(
-        "anthropic: `messages.stream`",
-        clients.anthropic_messages,
-        "`get_final_message()`",
-        times=("input_tokens",),  # here those that were not in the cache
-        untold=1,
-    ),
-    _llama(
-        "AsyncAnthropic: `messages.stream`",
-        clients.anthropic_messages_async,
-        "`get_final_message()`",
-        times=("input_tokens",),  # here those that were not in the cache
-        untold=1,
-    ),
+    _llama("anthropic: `messages.stream`", clients.anthropic_messages, "`get_final_message()`", **_MESSAGES),
+    _llama("AsyncAnthropic: `messages.stream`", clients.anthropic_messages_async, "`get_final_message()`", **_MESSAGES),
     _langgraph(
         "langgraph-sdk, async: `runs.stream`, messages-tuple",
         _with(clients.langgraph_async, **clients.run(["messages-tuple"])),
